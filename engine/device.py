@@ -1,0 +1,111 @@
+"""Where and how the arithmetic runs: device, precision, memory format, determinism, compile."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from config import UserError
+from config.schema import System
+
+COMPILE_PAYS_AFTER = 3000  # steps; compiling takes a minute or two, a step gains some ten percent
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The resolved answers to every `auto` of the system section that concern the step."""
+
+    device: torch.device
+    autocast_dtype: torch.dtype  # float32 means autocast is off
+    memory_format: torch.memory_format
+    compile: bool
+    pin_memory: bool
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16."""
+        names = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+        return names[self.autocast_dtype]
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """One AMP path: the same context whether it is on or off."""
+        return torch.autocast(
+            self.device.type,
+            dtype=self.autocast_dtype if self.autocast_dtype != torch.float32 else None,
+            enabled=self.autocast_dtype != torch.float32,
+        )
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """fp16 only: bf16 has the range of fp32."""
+        return torch.amp.GradScaler(
+            self.device.type, enabled=self.autocast_dtype == torch.float16
+        )
+
+
+def resolve(system: System, planned_steps: int) -> Runtime:
+    """Choose for this machine. Raises UserError for a device or precision it does not have."""
+    device = _device(system.device)
+    _set_flags(device, system.deterministic)
+    pays = device.type == "cuda" and planned_steps >= COMPILE_PAYS_AFTER
+    return Runtime(
+        device=device,
+        autocast_dtype=_autocast_dtype(system.precision, device),
+        memory_format=torch.channels_last,
+        compile=system.compile == "on" or (system.compile == "auto" and pays),
+        pin_memory=device.type == "cuda" if system.pin_memory == "auto" else system.pin_memory,
+    )
+
+
+def describe(device: torch.device) -> str:
+    """A person's name for the device, for logs and for comparing runs."""
+    if device.type == "cuda":
+        return f"{torch.cuda.get_device_name(device)} ({device})"
+    return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(
+                f"system.device: {name} is not here ({count} CUDA devices found); use auto or cpu"
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("system.device: mps is not available on this machine; use auto or cpu")
+    return device
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision != "auto":
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        if dtype == torch.float16 and device.type == "cpu":
+            raise UserError("system.precision: fp16 needs a GPU; use bf16, fp32 or auto")
+        return dtype
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float16
+    # Without the instructions, bf16 on a CPU is emulated and slower than fp32.
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bf16() else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _set_flags(device: torch.device, deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic and device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first cuBLAS call
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32
