@@ -1,0 +1,123 @@
+"""Reads the layers of a configuration: defaults, YAML file, environment, overrides."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from config.errors import ConfigError
+from config.schema import RULES, SECTIONS, Config, build
+
+ENVIRONMENT_PREFIX = "PNEUMOSCOPE__"
+
+Layer = dict[str, tuple[Any, str]]  # dotted key -> (value, where it was said)
+
+
+class ConfigManager:
+    """Loads configurations; a later layer wins."""
+
+    @staticmethod
+    def load(
+        path: str | Path | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Config:
+        """Defaults, then the YAML file, then the environment, then dotted `overrides`.
+
+        Text among the overrides is read as YAML. Raises ConfigError, naming file and line or key.
+        """
+        values: Layer = {}
+        if path is not None:
+            values |= read_yaml(Path(path))
+        values |= read_environment(os.environ if environ is None else environ)
+        values |= read_overrides(overrides or {})
+        return build(values)
+
+
+def read_yaml(path: Path) -> Layer:
+    """Sections of a YAML file, each value with FILE:LINE."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(f"{path}: is not YAML: {error}".split())) from error
+    values: Layer = {}
+    if root is None:
+        return values
+    for section, content, line in _entries(root, path):
+        _require_known(section, list(SECTIONS), "section", f"{path}:{line}")
+        if isinstance(content, yaml.ScalarNode) and content.tag.endswith(":null"):
+            continue  # a section with every key commented out
+        for key, node, key_line in _entries(content, path):
+            said = f"{path}:{key_line}"
+            name = f"{section}.{key}"
+            _require_known(name, list(RULES), "key", said)
+            values[name] = (_value(node, said), said)
+    return values
+
+
+def read_environment(environ: Mapping[str, str]) -> Layer:
+    """`PNEUMOSCOPE__section__key` variables; their values are read as YAML."""
+    values: Layer = {}
+    for name, text in environ.items():
+        if name.startswith(ENVIRONMENT_PREFIX):
+            said = f"environment {name}"
+            key = name.removeprefix(ENVIRONMENT_PREFIX).replace("__", ".").lower()
+            _require_known(key, list(RULES), "key", said)
+            values[key] = (_parse(text, said), said)
+    return values
+
+
+def read_overrides(overrides: Mapping[str, Any]) -> Layer:
+    """Dotted keys, as --set and `overrides=` give them."""
+    values: Layer = {}
+    for key, value in overrides.items():
+        _require_known(key, list(RULES), "key", "override")
+        values[key] = (_parse(value, "override") if isinstance(value, str) else value, "override")
+    return values
+
+
+def _entries(node: yaml.Node, path: Path) -> list[tuple[str, yaml.Node, int]]:
+    """(key, value node, line) of a mapping; refuses anything else, and a key said twice."""
+    line = node.start_mark.line + 1
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}:{line}: here should be keys with values, as in 'epochs: 50'")
+    entries: dict[str, tuple[str, yaml.Node, int]] = {}
+    for key_node, value_node in node.value:
+        line, key = key_node.start_mark.line + 1, str(key_node.value)
+        if key in entries:
+            raise ConfigError(f"{path}:{line}: {key} was already said in line {entries[key][2]}")
+        entries[key] = (key, value_node, line)
+    return list(entries.values())
+
+
+def _value(node: yaml.Node, said: str) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(f"{said}: {error}".split())) from error
+    finally:
+        loader.dispose()
+
+
+def _parse(text: str, said: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # a path may look like broken YAML
+
+
+def _require_known(name: str, known: list[str], kind: str, said: str) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise ConfigError(f"{said}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
