@@ -193,7 +193,8 @@ def delong_interval(scores: ArrayLike, labels: ArrayLike, level: float = 0.95) -
     """DeLong's interval of the AUROC, cut to 0..1; (nan, nan) where its variance is.
 
     Perfect separation has variance 0, which would claim certainty after ever so few films: there
-    it is Wilson's interval over as many trials as the smaller class has films.
+    it is Wilson's interval over as many trials as the smaller class has films. (Equal scores for
+    all give [0.5, 0.5], rightly: such a model has that AUROC on any films.)
     """
     s, positive = _checked(scores, labels)
     area, variance = auroc(s, positive), delong_variance(s, positive)

@@ -39,7 +39,8 @@ class EpochFigures:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EpochFigures:
         """The inverse of `to_dict`; None becomes nan, which ranks as any non-finite figure."""
-        return cls(**{key: math.nan if value is None else value for key, value in values.items()})
+        known: dict[str, Any] = {k: math.nan if v is None else v for k, v in values.items()}
+        return cls(**known)
 
 
 def ranking(figures: EpochFigures, min_specificity: float) -> tuple[float, ...]:
@@ -78,7 +79,7 @@ class BestByRecall:
         if self.best is None:
             return "No epoch was finished, so none is kept."
         best, minimum = self.best, f"{self.min_specificity:g}"
-        if self.eligible_seen:
+        if best.eligible(self.min_specificity):
             text = (
                 f"Epoch {best.epoch} is kept: the highest recall ({_text(best.recall)}) of the "
                 f"epochs with a specificity of at least {minimum} (its own is "
@@ -93,11 +94,11 @@ class BestByRecall:
         )
         if math.isfinite(best.auroc):
             return (
-                f"{reason} Epoch {best.epoch} is kept for its AUROC ({_text(best.auroc)}); its "
-                f"recall of {_text(best.recall)} comes with a specificity of only "
-                f"{_text(best.specificity)}."
+                f"{reason} Epoch {best.epoch} is kept for its AUROC ({_text(best.auroc)}); beware: "
+                f"its recall is {_text(best.recall)} at a specificity of {_text(best.specificity)}."
             )
-        return f"{reason} AUROC is undefined too: epoch {best.epoch} is kept for its loss alone."
+        what = "its loss alone" if math.isfinite(best.val_loss) else "being the first"
+        return f"{reason} AUROC is undefined too: epoch {best.epoch} is kept for {what}."
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON-able values from which `load_state_dict` goes on exactly."""
