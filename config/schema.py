@@ -88,7 +88,11 @@ class Experiment:
     )
     min_epochs: int = _key(3, "int", "epochs before early stopping may act", low=1, high=100_000)
     reduce_lr_patience: int = _key(
-        3, "int", "epochs without a lower validation loss before the rate is cut", low=0, high=100_000
+        3,
+        "int",
+        "epochs without a lower validation loss before the rate is cut",
+        low=0,
+        high=100_000,
     )
     reduce_lr_factor: float = _key(
         0.5, "float", "what the rate is multiplied by then", low=0, high=0.999, above_low=True
@@ -119,7 +123,9 @@ class Model:
 class Data:
     """The data set and how it is read."""
 
-    image_size: int = _key(224, "int", "side of the square the films are resized to", low=32, high=2048)
+    image_size: int = _key(
+        224, "int", "side of the square the films are resized to", low=32, high=2048
+    )
     positive_label: str = _key("PNEUMONIA", "str", "the class that recall speaks of")
     filename_column: str = _key(AUTO, "str", "column of the file names; auto knows the usual")
     label_column: str = _key(AUTO, "str", "column of the labels; auto knows the usual")
@@ -146,7 +152,9 @@ class Augment:
     scale: float = _key(0.1, "float", "zoom in or out at most", low=0, high=0.9)
     brightness: float = _key(0.1, "float", "added at most, of the range 0 to 1", low=0, high=1)
     contrast: float = _key(0.1, "float", "change of contrast at most", low=0, high=0.9)
-    noise: float = _key(0.02, "float", "standard deviation at most, of the range 0 to 1", low=0, high=1)
+    noise: float = _key(
+        0.02, "float", "standard deviation at most, of the range 0 to 1", low=0, high=1
+    )
     erase: float = _key(0.0, "float", "probability of an erased rectangle", low=0, high=1)
 
 
@@ -241,7 +249,9 @@ def build(values: Mapping[str, tuple[Any, str]]) -> Config:
     sections: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         names = [entry.name for entry in dataclasses.fields(owner)]
-        sections[name] = owner(**{n: checked[f"{name}.{n}"] for n in names if f"{name}.{n}" in checked})
+        sections[name] = owner(
+            **{n: checked[f"{name}.{n}"] for n in names if f"{name}.{n}" in checked}
+        )
     system = sections["system"]
     if system.validation_split + system.test_split >= 1:
         raise ConfigError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import random
 import threading
 from collections.abc import Callable
@@ -21,7 +20,7 @@ FORMAT = 1
 
 
 def save(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
-    """Write `state` with its checksum to `path`: temporary file, fsync, rename, fsync of the folder.
+    """Write `state` with its checksum: temporary file, fsync, rename, fsync of the folder.
 
     Where `keep` is given, the file that stood at `path` is there until the new one is whole.
     Raises OSError (a full disk, say); `path` is then as it was.
@@ -47,12 +46,13 @@ def load(path: Path) -> dict[str, Any]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"checkpoint {path} cannot be loaded safely: {reason}") from error
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise UserError(
+            f"checkpoint {path} cannot be loaded safely: {first_line(error)}"
+        ) from error
     if not isinstance(state, dict) or "checksum" not in state:
         raise UserError(f"{path} is not a Pneumoscope checkpoint")
-    if state.pop("format") != FORMAT:
+    if state.pop("format", None) != FORMAT:
         raise UserError(f"checkpoint {path} was written by another version of Pneumoscope")
     if state.pop("checksum") != checksum(state):
         raise UserError(f"checkpoint {path} is damaged: its checksum does not match its content")
@@ -164,6 +164,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def first_line(error: BaseException) -> str:
+    """An error's own words, cut to one line; its type where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _feed(update: Callable[[Any], None], value: Any) -> None:

@@ -41,9 +41,7 @@ class Runtime:
 
     def scaler(self) -> torch.amp.GradScaler:
         """fp16 only: bf16 has the range of fp32."""
-        return torch.amp.GradScaler(
-            self.device.type, enabled=self.autocast_dtype == torch.float16
-        )
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
 
 
 def resolve(system: System, planned_steps: int) -> Runtime:

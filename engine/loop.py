@@ -1,4 +1,4 @@
-"""The hand-written loop. It knows no file, table, socket or progress bar: only tensors and `emit`."""
+"""The hand-written loop. It knows no file, table or socket: only tensors and `emit`."""
 
 from __future__ import annotations
 

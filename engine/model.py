@@ -1,4 +1,4 @@
-"""The classifier: a torchvision ResNet with a small head, its weights, and its freezing schedule."""
+"""The classifier: a torchvision ResNet with a small head, its weights and its freezing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from torch import nn
 
 from config import UserError
 from config.schema import Model
+from engine.checkpoint import first_line
 
 FETCH_TIMEOUT = 10.0  # seconds of silence before a weight download is given up
-STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))  # thaw order
+# In the order they thaw.
+STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
 
 
 def build_model(settings: Model, dropout_rate: float) -> nn.Module:
-    """A ResNet whose `fc` is the head: inputs [B, 3, S, S] float, logits [B, 2] (negative, positive).
+    """A ResNet whose `fc` is the head: float inputs [B, 3, S, S], logits [B, 2], positive last.
 
     Raises UserError for an unknown backbone or weights that cannot be had.
     """
@@ -53,8 +55,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"model.weights: there is no file {path}; {advice}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        reason = first_line(error)
         raise UserError(f"model.weights: {path} cannot be loaded ({reason}); {advice}") from error
     state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line, with every configuration key in its help."""
-    keys = [f"  {key} = {default}\n      {meaning} ({allowed})" for key, default, allowed, meaning in describe()]
+    keys = [f"  {k.key} = {k.default}\n      {k.meaning} ({k.allowed})" for k in describe()]
     command = argparse.ArgumentParser(
         prog="python -m engine.train",
         description="Train a pneumonia classifier on a data set of chest X-rays.",
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--dataset", type=Path, help="a ZIP or a folder: metadata.csv and images/")
     what.add_argument("--demo", action="store_true", help="make synthetic films and train on them")
     what.add_argument("--resume", type=int, metavar="RUN_ID", help="go on with an interrupted run")
-    what.add_argument("--run-id", type=int, metavar="N", help="start the queued run N (the server's way)")
+    what.add_argument("--run-id", type=int, metavar="N", help="start the queued run N")
     command.add_argument("--run-name", help="a name for the run (default: the data set's)")
     command.add_argument("--run-description", default="", help="a note kept with the run")
     command.add_argument("--epochs", type=int, help="short for --set experiment.epochs=N")
@@ -69,7 +69,7 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     for item in options.set:
         key, separator, value = item.partition("=")
         if not separator:
-            raise UserError(f"--set {item}: write it as KEY=VALUE, experiment.epochs=10 for example")
+            raise UserError(f"--set {item}: write it as KEY=VALUE, as in experiment.epochs=10")
         chosen[key.strip()] = value.strip()
     if options.epochs is not None:
         chosen["experiment.epochs"] = options.epochs

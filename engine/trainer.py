@@ -166,7 +166,9 @@ class Run:
         self.scaler = self.runtime.scaler()
         self.optimizer = self._new_optimizer()
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=experiment.reduce_lr_factor, patience=experiment.reduce_lr_patience
+            self.optimizer,
+            factor=experiment.reduce_lr_factor,
+            patience=experiment.reduce_lr_patience,
         )
         self.best = BestByRecall(experiment.min_specificity)
         self.early = EarlyStopping(
