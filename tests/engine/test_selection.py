@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import cmp_to_key
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -121,6 +122,14 @@ def test_the_first_epoch_is_kept_even_when_nothing_of_it_is_a_number() -> None:
     assert kept.epoch == 1
 
 
+def test_eligible_seen_says_whether_any_epoch_so_far_was_eligible() -> None:
+    best, seen = BestByRecall(MINIMUM), []
+    for figures in (at(1, specificity=0.1), at(2), at(3, specificity=0.1)):
+        best.update(figures)
+        seen.append(best.eligible_seen)
+    assert seen == [False, True, True]
+
+
 # --- the words -----------------------------------------------------------------------------
 
 
@@ -186,8 +195,9 @@ def test_it_never_stops_before_min_epochs() -> None:
 def test_a_recall_gain_below_min_delta_is_no_improvement_and_one_at_it_is() -> None:
     small = [at(1, recall=0.5), at(2, recall=0.509), at(3, recall=0.5095)]
     assert stops_at(small) == 3
-    exact = [at(1, recall=0.5), at(2, recall=0.51), at(3, recall=0.52), at(4, recall=0.53)]
-    assert stops_at(exact) is None
+    exact = [at(e, recall=e / 100) for e in range(20, 40)]
+    assert min(b.recall - a.recall for a, b in pairwise(exact)) < 0.01  # by the last bit
+    assert stops_at(exact, patience=1) is None
 
 
 def test_with_recall_tied_a_gain_in_auroc_or_then_in_loss_is_an_improvement() -> None:
@@ -196,6 +206,17 @@ def test_with_recall_tied_a_gain_in_auroc_or_then_in_loss_is_an_improvement() ->
     # A loss that falls while recall or AUROC is lost is none.
     assert stops_at([at(e, recall=1 - e / 20, val_loss=1 - e / 50) for e in range(1, 9)]) == 3
     assert stops_at([at(e, auroc=1 - e / 20, val_loss=1 - e / 50) for e in range(1, 9)]) == 3
+
+
+def test_a_recall_lost_by_min_delta_outweighs_any_gain_in_auroc_and_less_does_not() -> None:
+    assert stops_at([at(1, auroc=0.6), at(2, recall=0.885, auroc=0.9)], patience=1) == 2
+    assert stops_at([at(1, auroc=0.6), at(2, recall=0.895, auroc=0.9)], patience=1) is None
+
+
+def test_of_a_tied_figure_the_reference_keeps_the_better_value() -> None:
+    start = [at(1, recall=0.900, auroc=0.6), at(2, recall=0.905, auroc=0.7)]
+    assert stops_at([*start, at(3, recall=0.911, auroc=0.7)], patience=1) == 3
+    assert stops_at([*start, at(3, recall=0.916, auroc=0.7)], patience=1) is None
 
 
 def test_the_first_eligible_epoch_is_an_improvement_whatever_its_auroc() -> None:
@@ -274,6 +295,13 @@ def test_a_state_saved_midway_has_the_same_future(
     assert best_again.eligible_seen == best.eligible_seen
     assert best_again.state_dict() == best.state_dict()
     assert early_again.state_dict() == early.state_dict()
+
+
+def test_a_figure_that_was_undefined_is_so_after_loading_too() -> None:
+    early, again = (EarlyStopping(1, 0.01, 1, MINIMUM) for _ in range(2))
+    early.update(at(1, val_loss=NAN))
+    again.load_state_dict(early.state_dict())
+    assert not again.update(at(2, val_loss=5.0))  # any loss is a gain on none
 
 
 def test_a_state_does_not_change_with_the_object_it_came_from() -> None:
