@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from config import UserError
+from engine.files import sync_folder
 
 FORMAT = 1
 
@@ -138,32 +139,6 @@ class CheckpointWriter:
             write()
         except BaseException as error:
             self._error = error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no way to say it and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def first_line(error: BaseException) -> str:

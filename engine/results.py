@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from config import UserError
 from config.schema import Output
-from engine.checkpoint import write_text
+from engine.events import jsonable
+from engine.files import write_text
 
 BEST_KEYS = ("accuracy", "precision", "recall", "f1", "auroc", "specificity")
 
@@ -47,16 +47,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def jsonable(value: Any) -> Any:
-    """`plain`, with non-finite numbers as null: JSON has no NaN."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return {key: jsonable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [jsonable(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> str:
     """The kept epoch's validation scores as CSV: any threshold or interval can be had later."""
     text = io.StringIO()
@@ -74,13 +64,13 @@ def write_scores(output: Output, run_id: int, table: str) -> None:
 
 def write_report(output: Output, run_id: int, report: dict[str, Any]) -> None:
     """The validation report of the data the run was trained on."""
-    text = json.dumps(jsonable(report), indent=2, ensure_ascii=False)
+    text = json.dumps(jsonable(plain(report)), indent=2, ensure_ascii=False)
     write_text(Path(output.results_dir) / f"validation_{run_id}.json", text + "\n")
 
 
 def write_result(output: Output, run_id: int, outcome: dict[str, Any]) -> None:
     """The results of `train`, with confusion matrix and intervals of the kept epoch."""
-    text = json.dumps(jsonable(outcome), indent=2, ensure_ascii=False)
+    text = json.dumps(jsonable(plain(outcome)), indent=2, ensure_ascii=False)
     write_text(Path(output.results_dir) / f"result_{run_id}.json", text + "\n")
 
 

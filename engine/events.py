@@ -1,0 +1,307 @@
+"""The one stream: typed events, and the queue that carries them to the sinks.
+
+`emit` never blocks and never raises. An asyncio queue on its own thread hands each event to the
+sinks in order. Progress may be merged under pressure; every other event arrives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import math
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, ClassVar, Protocol
+
+CLOSE_TIMEOUT = 30.0  # seconds that the sinks have for what is left at the end
+
+
+class Event:
+    """Something that happened in a run; plain numbers and text only."""
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            _require_plain(f"{type(self).__name__}.{field.name}", getattr(self, field.name))
+
+    def payload(self) -> dict[str, Any]:
+        """The fields as JSON has them; non-finite numbers are None."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {field.name: jsonable(getattr(self, field.name)) for field in fields}
+
+
+@dataclass(frozen=True)
+class TrainingStarted(Event):
+    """After preparation."""
+
+    name: ClassVar[str] = "training_started"
+    run_name: str
+    config: dict[str, Any]
+    device: str
+    dataset: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingProgress(Event):
+    """At most four a second; a later one replaces an earlier one."""
+
+    name: ClassVar[str] = "training_progress"
+    phase: str  # train or validate
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    eta_seconds: float  # until the end of this phase
+
+
+@dataclass(frozen=True)
+class EpochMetrics(Event):
+    """Once per epoch."""
+
+    name: ClassVar[str] = "training_metrics_update"
+    epoch: int
+    train_loss: float
+    val_loss: float
+    train_accuracy: float
+    val_accuracy: float
+    val_precision: float
+    val_recall: float
+    val_specificity: float
+    val_f1: float
+    val_auroc: float
+    learning_rate: float
+    epoch_seconds: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class CheckpointSaved(Event):
+    """A checkpoint stands whole on the disk."""
+
+    name: ClassVar[str] = "checkpoint_saved"
+    path: str
+    epoch: int
+    reason: str  # best, epoch, time or stopped
+
+
+@dataclass(frozen=True)
+class LearningRateChanged(Event):
+    """The scheduler cut the learning rate."""
+
+    name: ClassVar[str] = "learning_rate_changed"
+    epoch: int
+    previous: float
+    current: float
+
+
+@dataclass(frozen=True)
+class EarlyStoppingTriggered(Event):
+    """No improvement for `patience` epochs."""
+
+    name: ClassVar[str] = "early_stopping_triggered"
+    epoch: int
+    best_epoch: int
+    patience: int
+
+
+@dataclass(frozen=True)
+class TrainingComplete(Event):
+    """The run came to its end."""
+
+    name: ClassVar[str] = "training_complete"
+    metrics: dict[str, float | None]
+    best_epoch: int | None
+    total_epochs_run: int
+    training_time: float
+    early_stopped: bool
+    best_model_path: str | None
+
+
+@dataclass(frozen=True)
+class TrainingStopped(TrainingComplete):
+    """A person or a signal ended the run; it can go on."""
+
+    name: ClassVar[str] = "training_stopped"
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrainingFailed(Event):
+    """The run cannot go on."""
+
+    name: ClassVar[str] = "training_failed"
+    error: str
+    hint: str | None
+
+
+@dataclass(frozen=True)
+class RunWarning(Event):
+    """Something a person should know: leakage, no patient ids, a sink in trouble."""
+
+    name: ClassVar[str] = "warning"
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """An event with its run and its time (UTC, ISO 8601)."""
+
+    run_id: int
+    at: str
+    event: Event
+
+
+class Sink(Protocol):
+    """Where events go. Its methods run on the queue's thread; what they raise is reported once."""
+
+    async def open(self, run_id: int) -> None:
+        """Before the first event."""
+
+    async def handle(self, stamped: Stamped) -> None:
+        """One event, in order."""
+
+    async def close(self) -> None:
+        """After the last event, on every path."""
+
+
+class EventQueue:
+    """Carries events from the training thread to the sinks; a context manager.
+
+    What waits is bounded: between two lasting events, of which an epoch has a handful, there is
+    never more than one progress event.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], run_id: int) -> None:
+        self._sinks, self._run_id = list(sinks), run_id
+        self._waiting: deque[Stamped] = deque()
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._wake = asyncio.Event()
+        self._woken = False  # a wake-up is on its way: emit need not send another
+        self._closing = False
+        self._troubled: set[int] = set()
+        self._thread = threading.Thread(target=self._main, name="events", daemon=True)
+
+    def __enter__(self) -> EventQueue:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the thread and open the sinks."""
+        self._thread.start()
+
+    def emit(self, event: Event) -> None:
+        """Hand over an event: microseconds, no wait, no exception. After `close` it is dropped."""
+        stamped = Stamped(self._run_id, datetime.now(UTC).isoformat(timespec="milliseconds"), event)
+        with self._lock:
+            if self._closing:
+                return
+            waiting = self._waiting
+            passing = isinstance(event, TrainingProgress)
+            if passing and waiting and isinstance(waiting[-1].event, TrainingProgress):
+                waiting[-1] = stamped
+            else:
+                waiting.append(stamped)
+            if self._woken:
+                return
+            self._woken = True
+        self._loop.call_soon_threadsafe(self._wake.set)
+
+    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+        """Let the sinks finish, for `timeout` seconds at most. May be called again."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._wake.set)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            _report(f"the sinks did not finish within {timeout:g} s; some events may be missing")
+
+    def _main(self) -> None:
+        try:
+            self._loop.run_until_complete(self._deliver())
+        finally:
+            self._loop.close()
+
+    async def _deliver(self) -> None:
+        for sink in self._sinks:
+            await self._guarded(sink, sink.open(self._run_id))
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            with self._lock:
+                self._woken = False
+                closing = self._closing
+            while (stamped := self._next()) is not None:
+                for sink in self._sinks:
+                    await self._guarded(sink, sink.handle(stamped))
+            if closing:
+                break
+        for sink in self._sinks:
+            await self._guarded(sink, sink.close())
+
+    def _next(self) -> Stamped | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    async def _guarded(self, sink: Sink, work: Any) -> None:
+        """One sink's trouble is its own: said once, and never the training's."""
+        try:
+            await work
+        except Exception as error:
+            if id(sink) in self._troubled:
+                return
+            self._troubled.add(id(sink))
+            message = f"{type(sink).__name__} failed: {type(error).__name__}: {error}"
+            _report(message)
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            warning = Stamped(self._run_id, at, RunWarning("sink_failed", message))
+            for other in self._sinks:
+                if id(other) not in self._troubled:
+                    await self._guarded(other, other.handle(warning))
+
+
+def jsonable(value: Any) -> Any:
+    """The value with non-finite numbers as None and tuples as lists: JSON has neither."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def _require_plain(where: str, value: Any) -> None:
+    """A tensor in an event would be a hidden wait for the device."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _require_plain(f"{where}[{key!r}]", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(where, item)
+    elif type(value) not in (str, int, float, bool, type(None)):
+        raise TypeError(f"{where} is a {type(value).__name__}; events carry plain values only")
+
+
+def _report(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,189 @@
+"""The command, as its user meets it: real processes, real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from config.schema import RULES
+from engine import checkpoint
+from engine.data.phantoms import write_demo_dataset
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("--set", "model.backbone=resnet18"),
+    *("--set", "model.weights=none"),
+    *("--set", "data.image_size=32"),
+    *("--set", "system.batch_size=16"),
+    *("--set", "system.num_workers=0"),
+]
+
+
+def command(arguments: Sequence[str | Path]) -> list[str]:
+    return [sys.executable, "-m", "engine.train", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
+
+
+def run(arguments: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(arguments),
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def start(arguments: Sequence[str | Path], folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def query(folder: Path, text: str) -> list[tuple[object, ...]]:
+    database = sqlite3.connect(folder / "output" / "pneumoscope.db", timeout=10)
+    try:
+        return database.execute(text).fetchall()
+    finally:
+        database.close()
+
+
+def wait_for_epoch(process: subprocess.Popen[str], folder: Path) -> None:
+    """Until the first epoch's row stands in the database."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        if (folder / "output" / "pneumoscope.db").exists():
+            try:
+                if query(folder, "SELECT 1 FROM run_metrics"):
+                    return
+            except sqlite3.OperationalError:
+                pass  # the tables are being made
+        time.sleep(0.05)
+    pytest.fail("no epoch in two minutes")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    return write_demo_dataset(tmp_path / "films.zip", films=60, patients=30, size=48, seed=3)
+
+
+def test_a_zip_in_one_command(dataset: Path, tmp_path: Path) -> None:
+    done = run(["--dataset", dataset, "--run-name", "one", "--epochs", "1", *SMALL], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "recall" in done.stdout
+    assert "\r" not in done.stdout  # no progress bar where nobody watches
+    assert query(tmp_path, "SELECT run_name, status FROM run") == [("one", "completed")]
+    assert (tmp_path / "output/checkpoints/run_1/best_model.pt").exists()
+
+
+def test_help_shows_every_key_with_its_meaning(tmp_path: Path) -> None:
+    shown = run(["--help"], tmp_path).stdout
+    for key, rule in RULES.items():
+        assert key in shown
+        assert rule.meaning in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "experiment.epoch=3"], "experiment.epochs"),
+        (["--set", "experiment.epochs=-1"], "experiment.epochs"),
+        (["--set", "epochs"], "KEY=VALUE"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    dataset: Path, tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = run(["--dataset", dataset, *arguments], tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "output").exists()
+
+
+def test_bad_data_is_a_mistake_and_leaves_no_run(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("readme.txt", "no films")
+    done = run(["--dataset", tmp_path / "bad.zip", *SMALL], tmp_path)
+    assert done.returncode == 2
+    assert "bad.zip" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "output" / "pneumoscope.db").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_goes_on(
+    dataset: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start(["--dataset", dataset, "--epochs", "300", *SMALL], tmp_path)
+    wait_for_epoch(process, tmp_path)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "Traceback" not in output
+    assert query(tmp_path, "SELECT status FROM run") == [("stopped",)]
+    last = "SELECT event FROM event ORDER BY event_id DESC LIMIT 1"
+    assert query(tmp_path, last) == [("training_stopped",)]
+    before = query(tmp_path, "SELECT count(*) FROM run_metrics")[0][0]
+    assert isinstance(before, int)
+
+    going_on = start(["--resume", "1"], tmp_path)
+    deadline = time.monotonic() + 120
+    while query(tmp_path, "SELECT count(*) FROM run_metrics")[0][0] == before:
+        assert time.monotonic() < deadline
+        assert going_on.poll() is None, going_on.communicate()[0]
+        time.sleep(0.1)
+    going_on.send_signal(number)
+    output, _ = going_on.communicate(timeout=60)
+    assert going_on.returncode == 0, output
+    epochs = [row[0] for row in query(tmp_path, "SELECT epoch FROM run_metrics ORDER BY epoch")]
+    assert epochs == list(range(1, len(epochs) + 1))
+
+
+def test_a_killed_run_leaves_a_readable_database_and_a_loadable_checkpoint(
+    dataset: Path, tmp_path: Path
+) -> None:
+    process = start(["--dataset", dataset, "--epochs", "300", *SMALL], tmp_path)
+    wait_for_epoch(process, tmp_path)
+    process.kill()
+    process.communicate()
+    assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]
+    state = checkpoint.load_last(tmp_path / "output" / "checkpoints" / "run_1")
+    assert state["epoch"] >= 1
+
+
+def test_the_demo_learns_in_time(tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = run(["--demo"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    recall, specificity = query(
+        tmp_path,
+        "SELECT val_recall, val_specificity FROM run JOIN run_metrics USING (run_id) "
+        "WHERE epoch = best_epoch",
+    )[0]
+    assert isinstance(recall, float)
+    assert isinstance(specificity, float)
+    assert recall >= 0.9
+    assert specificity >= 0.8
+    assert time.monotonic() - began < 180  # the demo's own bar is 90 s on an idle machine
