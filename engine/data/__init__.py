@@ -1,0 +1,1 @@
+"""From a ZIP or a folder to batches."""
