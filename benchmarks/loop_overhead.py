@@ -15,20 +15,20 @@ import time
 from pathlib import Path
 
 import torch
-from engine.data.augment import normalise, to_float
-from engine.data.dataset import Batch
-from engine.events import EventQueue
-from engine.sinks.console import ConsoleSink
-from engine.sinks.database import DatabaseSink
-from engine.sinks.files import FilesSink
-from engine.store import create_run_sync
 from torch import nn
 
 from benchmarks.record import write_result
 from config.schema import Model, System
+from engine.data.augment import normalise, to_float
+from engine.data.dataset import Batch
 from engine.device import Runtime, resolve
+from engine.events import EventQueue
 from engine.loop import EpochState, train_one_epoch
 from engine.model import build_model
+from engine.sinks.console import ConsoleSink
+from engine.sinks.database import DatabaseSink
+from engine.sinks.files import FilesSink
+from engine.store import create_run_sync
 
 
 def main() -> int:
@@ -136,9 +136,7 @@ def engine_steps(
     train_one_epoch(
         model,
         batches,
-        len(batches),
-        len(batches[0].labels),
-        sum(len(batch.labels) for batch in batches),
+        [len(batch.labels) for batch in batches],
         to_input,
         optimizer,
         runtime.scaler(),

@@ -54,7 +54,9 @@ def resolve(system: System, planned_steps: int) -> Runtime:
         autocast_dtype=_autocast_dtype(system.precision, device),
         memory_format=torch.channels_last,
         compile=system.compile == "on" or (system.compile == "auto" and pays),
-        pin_memory=device.type == "cuda" if system.pin_memory == "auto" else system.pin_memory,
+        pin_memory=device.type == "cuda"
+        if system.pin_memory == "auto"
+        else bool(system.pin_memory),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,9 +65,7 @@ class EvalFigures:
 def train_one_epoch(
     model: nn.Module,
     loader: Iterable[Batch],
-    steps: int,
-    batch_size: int,
-    films: int,
+    sizes: Sequence[int],
     to_input: ToInput,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -80,22 +78,22 @@ def train_one_epoch(
     should_stop: Callable[[], bool],
     after_step: Callable[[EpochState], None],
 ) -> TrainFigures:
-    """Train on what `loader` yields from batch `state.step` on; `steps` batches make the epoch.
+    """Train on what `loader` yields from batch `state.step` on.
 
-    `films` and `batch_size` size the gradient groups: each optimizer step is the mean over all
+    `sizes` are the films in each batch of the whole epoch: an optimizer step is the mean over all
     films of its `accumulate` batches, however the last one is filled. `after_step` and
     `should_stop` are called between optimizer steps only. Raises NonFiniteLoss.
     """
-    device = runtime.device
+    device, steps = runtime.device, len(sizes)
     state.sums = state.sums.to(device)
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
     meter = Meter(emit, "train", state.epoch, steps, state.step)
-    started = time.perf_counter()
+    started = time.perf_counter() - state.seconds
     stopped = False
     for batch in loader:
         state.step += 1
         first = (state.step - 1) // accumulate * accumulate  # batches before this gradient group
-        group_films = min(films, (first + accumulate) * batch_size) - first * batch_size
+        group_films = sum(sizes[first : first + accumulate])
         labels = batch.labels.to(device, non_blocking=True)
         with runtime.autocast():
             logits = model(to_input(batch))
@@ -111,14 +109,14 @@ def train_one_epoch(
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
             meter.tick(state)
+            state.seconds = time.perf_counter() - started
             after_step(state)
             if state.step < steps and should_stop():
                 stopped = True
                 break
     loss, correct, seen = finite_sums(state)  # the only wait for the device in the epoch
-    seconds = state.seconds + time.perf_counter() - started
-    state.seconds = seconds
-    return TrainFigures(loss / seen, correct / seen, int(seen), seconds, stopped)
+    state.seconds = time.perf_counter() - started
+    return TrainFigures(loss / seen, correct / seen, int(seen), state.seconds, stopped)
 
 
 @torch.inference_mode()
@@ -151,7 +149,7 @@ def evaluate_epoch(
         _add(state, losses, logits.argmax(dim=1) == labels)
         all_logits.append(logits)
         all_labels.append(batch.labels)
-        all_index.append(batch.index)
+        all_index.append(batch.indices)
         meter.tick(state)
         if should_stop():
             stopped = True
@@ -161,8 +159,8 @@ def evaluate_epoch(
     return EvalFigures(
         loss=total / seen,
         scores=logits.softmax(dim=1)[:, 1].numpy(),
-        labels=torch.cat(all_labels).numpy(),
-        index=torch.cat(all_index).numpy(),
+        labels=torch.cat(all_labels).cpu().numpy(),
+        index=torch.cat(all_index).cpu().numpy(),
         stopped=stopped,
     )
 

@@ -62,16 +62,24 @@ def write_scores(output: Output, run_id: int, table: str) -> None:
     write_text(Path(output.results_dir) / f"scores_{run_id}.csv", table)
 
 
-def write_report(output: Output, run_id: int, report: dict[str, Any]) -> None:
-    """The validation report of the data the run was trained on."""
-    text = json.dumps(jsonable(plain(report)), indent=2, ensure_ascii=False)
-    write_text(Path(output.results_dir) / f"validation_{run_id}.json", text + "\n")
+def write_report(output: Output, key: int | str, report: dict[str, Any]) -> None:
+    """The data set's validation report: `validation_{key}.json`, for a run or a data set's name."""
+    _write_json(Path(output.results_dir) / f"validation_{key}.json", report)
+
+
+def write_manifest(output: Output, run_id: int, manifest: dict[str, Any]) -> None:
+    """What the run was made of: `manifest_{run_id}.json`."""
+    _write_json(Path(output.results_dir) / f"manifest_{run_id}.json", manifest)
 
 
 def write_result(output: Output, run_id: int, outcome: dict[str, Any]) -> None:
-    """The results of `train`, with confusion matrix and intervals of the kept epoch."""
-    text = json.dumps(jsonable(plain(outcome)), indent=2, ensure_ascii=False)
-    write_text(Path(output.results_dir) / f"result_{run_id}.json", text + "\n")
+    """The results of `train`, with confusion matrix and intervals: `result_{run_id}.json`."""
+    _write_json(Path(output.results_dir) / f"result_{run_id}.json", outcome)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(jsonable(plain(content)), indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
 
 
 def log_traceback(output: Output, run_id: int, text: str) -> None:

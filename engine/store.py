@@ -16,6 +16,7 @@ from typing import Any
 import aiosqlite
 
 from config import UserError
+from engine.process import is_alive
 
 BUSY_SECONDS = 30.0
 PASSING = "training_progress"  # each replaces the run's previous one
@@ -84,9 +85,12 @@ METRIC_COLUMNS = (
     *("val_recall", "val_specificity", "val_f1", "val_auroc", "learning_rate", "epoch_seconds"),
 )
 RUN_COLUMNS = frozenset(
-    "run_name run_description training_mode status created_at started_at completed_at "
-    "total_epochs_run training_time early_stopped best_epoch best_model_path config manifest "
-    "dataset_path dataset_fingerprint error pid pid_started_at heartbeat_at".split()
+    (
+        *("run_name", "run_description", "training_mode", "status", "created_at", "started_at"),
+        *("completed_at", "total_epochs_run", "training_time", "early_stopped", "best_epoch"),
+        *("best_model_path", "config", "manifest", "dataset_path", "dataset_fingerprint"),
+        *("error", "pid", "pid_started_at", "heartbeat_at"),
+    )
 )
 JSON_COLUMNS = frozenset({"config", "manifest", "report", "payload"})
 
@@ -305,6 +309,28 @@ def get_run_sync(path: Path, run_id: int) -> Row | None:
     with connect(path) as database:
         row = database.execute("SELECT * FROM run WHERE run_id = ?", (run_id,)).fetchone()
     return _row(row) if row is not None else None
+
+
+def claim_run_sync(path: Path, run_id: int, pid: int, pid_started_at: float | None) -> None:
+    """Take a run for this process. Raises UserError where another has it or it is completed."""
+    with connect(path) as database:
+        database.execute("BEGIN IMMEDIATE")
+        row = database.execute(
+            "SELECT status, pid, pid_started_at FROM run WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        if row is None:
+            raise UserError(f"there is no run {run_id} in {path}")
+        if row["status"] == "completed":
+            raise UserError(f"run {run_id} is completed; start a new run instead")
+        busy = row["status"] in ("preparing", "in_progress") and row["pid"] != pid
+        if busy and is_alive(row["pid"], row["pid_started_at"]):
+            raise UserError(f"run {run_id} is in the hands of process {row['pid']}; stop it first")
+        database.execute(
+            "UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
+            "error = NULL, completed_at = NULL WHERE run_id = ?",
+            (pid, pid_started_at, now(), run_id),
+        )
+        database.execute("COMMIT")
 
 
 @contextlib.contextmanager

@@ -102,8 +102,6 @@ def run_stored(options: argparse.Namespace, run_id: int, overrides: dict[str, An
     if row is None:
         raise UserError(f"there is no run {run_id} in {base.output.database}")
     resume = options.resume is not None
-    if resume and row["status"] == "completed":
-        raise UserError(f"run {run_id} is completed; start a new run instead")
     config = Config.from_dict(row["config"])
     name, description = row["run_name"], row["run_description"] or ""
     return train(config, Path(row["dataset_path"]), name, description, run_id, resume)

@@ -7,10 +7,10 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 400_000_000  # from the header, before anything is decoded: 400 MB of grey
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
 DEFAULT_12_BIT = 4095
 
 
@@ -45,7 +45,7 @@ def decode(data: bytes, name: str, at_least: int | None = None) -> Decoded:
                 return _decode_image(image, at_least)
     except UnreadableImage:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise UnreadableImage(_not_an_image(data)) from None
     except Exception as error:  # a damaged file can make a codec raise nearly anything
         raise UnreadableImage(str(error) or type(error).__name__) from error
@@ -136,7 +136,7 @@ def _decode_dicom(data: bytes) -> Decoded:
     """A DICOM film with rescale, window and MONOCHROME1 applied, as its viewer shows it."""
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
+        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise UnreadableImage(
             "it is DICOM, which needs pydicom: pip install 'pneumoscope[dicom]'"

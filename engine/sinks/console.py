@@ -1,9 +1,11 @@
-"""Events for the person at the terminal: a bar while an epoch runs, a clean line when it is done."""
+"""Events for the person at the terminal: a bar while an epoch runs, a line when it is done."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -31,6 +33,7 @@ class ConsoleSink:
         self._bar: tqdm[Any] | None = None
         self._of: tuple[int, str] = (0, "")
         self._watched = sys.stderr.isatty()
+        self._headed = False
 
     async def open(self, run_id: int) -> None:
         """Nothing to prepare."""
@@ -45,6 +48,9 @@ class ConsoleSink:
         lines = describe(stamped)
         if lines:
             self._clear()
+            if isinstance(event, EpochMetrics) and not self._headed:
+                self._headed = True
+                lines = [HEADER, *lines]
             print("\n".join(lines), flush=True)
 
     async def close(self) -> None:
@@ -72,6 +78,21 @@ class ConsoleSink:
             self._bar = None
 
 
+@contextlib.contextmanager
+def preparation_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress callback (films done, films in all) that draws a bar, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(desc="preparing", unit=" films", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
 def describe(stamped: Stamped) -> list[str]:
     """The lines that a lasting event is worth."""
     event = stamped.event
@@ -81,7 +102,7 @@ def describe(stamped: Stamped) -> list[str]:
             for name, classes in event.dataset.items()
             if sum(classes.values())
         )
-        return [f"run {stamped.run_id} {event.run_name!r} on {event.device}", counts, HEADER]
+        return [f"run {stamped.run_id} {event.run_name!r} on {event.device}", counts]
     if isinstance(event, EpochMetrics):
         return [
             f"{event.epoch:5d}   {event.train_loss:10.4f}  {event.val_loss:8.4f}  "

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine.data.dataset import Batch
-from engine.events import Event, TrainingProgress
 from torch import nn
 
 from config.schema import System
+from engine.data.dataset import Batch
 from engine.device import resolve
+from engine.events import Event, TrainingProgress
 from engine.loop import EpochState, NonFiniteLoss, TrainFigures, evaluate_epoch, train_one_epoch
 
 RUNTIME = resolve(System(device="cpu", precision="fp32"), planned_steps=1)
@@ -46,11 +46,8 @@ def train(
     **changes: Any,
 ) -> tuple[TrainFigures, list[Event]]:
     told: list[Event] = []
-    total = sum(len(batch.labels) for batch in loader)
     arguments: dict[str, Any] = {
-        "steps": len(loader),
-        "batch_size": len(loader[0].labels),
-        "films": total,
+        "sizes": [len(batch.labels) for batch in loader],
         "to_input": to_input,
         "optimizer": optimizer or torch.optim.SGD(model.parameters(), lr=0.1),
         "scaler": RUNTIME.scaler(),
@@ -111,7 +108,7 @@ def test_a_bad_loss_stops_with_the_first_bad_step() -> None:
 
     def poison(batch: Batch) -> torch.Tensor:
         inputs = to_input(batch)
-        return inputs * float("nan") if 8 in batch.index else inputs
+        return inputs * float("nan") if 8 in batch.indices else inputs
 
     with pytest.raises(NonFiniteLoss) as caught:
         train(network(), loader, to_input=poison)
@@ -134,8 +131,8 @@ def test_going_on_in_the_middle_ends_where_an_undisturbed_epoch_ends() -> None:
     assert first.stopped
     assert state.step == 2
     kept = EpochState(1, state.step, state.sums.clone(), state.seconds)
-    second, _ = train(copy.deepcopy(broken), loader[2:], state=kept, steps=6, films=22)
-    train(broken, loader[2:], state=state, steps=6, films=22)
+    second, _ = train(copy.deepcopy(broken), loader[2:], state=kept, sizes=[4, 4, 4, 4, 4, 2])
+    train(broken, loader[2:], state=state, sizes=[4, 4, 4, 4, 4, 2])
     assert same(whole, broken)
     assert second.loss == expected.loss
     assert second.accuracy == expected.accuracy

@@ -16,8 +16,10 @@ import torch
 
 from config import Config, ConfigManager, UserError
 from engine import CentralizedTrainer, checkpoint, metrics
+from engine.data.augment import normalise, to_float
 from engine.data.phantoms import write_demo_dataset
-from engine.trainer import TrainingDiverged
+from engine.model import build_model
+from engine.run import TrainingDiverged
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +105,14 @@ def test_the_kept_weights_give_the_kept_scores(dataset: Path, tmp_path: Path) ->
     config = small(tmp_path)
     trainer = CentralizedTrainer(config=config, run_name="kept")
     results = trainer.train(dataset)
-    from engine.data.augment import normalise, to_float
-    from engine.model import build_model
-
     best = checkpoint.load(Path(results["best_model_path"]))
     network = build_model(config.model, config.experiment.dropout_rate)
     network.load_state_dict(best["model"])
     assert trainer._prepared is not None
     prepared = trainer._prepared[1]
-    images = torch.from_numpy(np.asarray(prepared.images[prepared.split.val]))[:, None]
+    images = torch.from_numpy(np.asarray(prepared.images[prepared.rows[prepared.split.val]]))[
+        :, None
+    ]
     with torch.inference_mode():
         logits = network.eval()(normalise(to_float(images)).contiguous())
     scores = logits.double().softmax(1)[:, 1].numpy()
@@ -153,10 +154,10 @@ def test_a_stopped_run_goes_on_exactly(
         nonlocal steps
         steps += 1
         if state.epoch == 2 and state.step == 2:
-            self.trainer.stop("test")
+            self.stop.set("test")
 
     with monkeypatch.context() as patch:
-        patch.setattr("engine.trainer.Run._after_step", stop_in_the_second_epoch)
+        patch.setattr("engine.run.Run._after_step", stop_in_the_second_epoch)
         stopped = broken.train(dataset)
     assert stopped["status"] == "stopped"
     run_id = stopped["run_id"]
@@ -189,7 +190,7 @@ def test_a_diverged_run_names_the_batch_and_is_recorded(dataset: Path, tmp_path:
     config = small(tmp_path, experiment__learning_rate=10.0, experiment__gradient_clip=0.0)
     trainer = CentralizedTrainer(config=config, run_name="diverged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.trainer.normalise", lambda x: x.expand(-1, 3, -1, -1) * float("nan"))
+        patch.setattr("engine.run.normalise", lambda x: x.expand(-1, 3, -1, -1) * float("nan"))
         with pytest.raises(TrainingDiverged, match=r"step 1, on the batch of images/"):
             trainer.train(dataset)
     row = rows(config, f"SELECT * FROM run WHERE run_id = {trainer.run_id}")[0]

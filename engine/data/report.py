@@ -1,0 +1,117 @@
+"""The validation report: what the data set holds, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from engine.data.cache import Scan
+from engine.data.source import Source
+from engine.data.split import SIDES, Split
+
+NEAR = 3  # bits of 64 in which near-duplicates may differ
+LISTED = 200  # pairs and groups in the report; the counts are of all
+
+
+def build_report(
+    source: Source, scans: Sequence[Scan], split: Split, unreadable: dict[str, str]
+) -> dict[str, Any]:
+    """JSON-able: counts, missing and unreadable films, duplicates, sizes and modes.
+
+    `scans` and `split` are over `source.records`; `unreadable` holds name -> reason of the films
+    left out.
+    """
+    names = [record.name for record in source.records]
+    labels = [source.label_names[record.label] for record in source.records]
+    sides = {i: side for side in SIDES for i in getattr(split, side).tolist()}
+    patients = {
+        side: len({source.records[i].patient or names[i] for i in getattr(split, side)})
+        for side in SIDES
+    }
+    counts = {
+        side: {
+            name: sum(labels[i] == name for i in getattr(split, side).tolist())
+            for name in source.label_names
+        }
+        for side in SIDES
+    }
+    duplicates = _groups([scan.pixels for scan in scans])
+    across = [g for g in duplicates if len({sides[i] for i in g}) > 1]
+    two_labels = [g for g in duplicates if len({labels[i] for i in g}) > 1]
+    near = near_duplicates(scans, sides)
+    return {
+        "kind": source.kind,
+        "films": len(names),
+        "counts": counts,
+        "patients": patients,
+        "patient_ids": any(record.patient for record in source.records),
+        "label_names": list(source.label_names),
+        "missing": sorted(source.missing),
+        "unreadable": dict(sorted(unreadable.items())),
+        "exact_duplicates": {
+            "groups": len(duplicates),
+            "surplus_films": sum(len(group) - 1 for group in duplicates),
+            "across_splits": len(across),  # only a given split can have any
+            "with_two_labels": len(two_labels),
+            "listed": [[names[i] for i in group] for group in duplicates[:LISTED]],
+        },
+        "near_duplicates_across_splits": {
+            "pairs": len(near),
+            "bits": NEAR,
+            "listed": [[names[i], names[j]] for i, j in near[:LISTED]],
+        },
+        "sizes": _sizes(scans),
+        "modes": dict(Counter(scan.mode for scan in scans).most_common()),
+        "warnings": [],
+    }
+
+
+def near_duplicates(scans: Sequence[Scan], sides: dict[int, str]) -> list[tuple[int, int]]:
+    """Pairs of records on two sides whose perceptual hashes differ in at most NEAR bits.
+
+    Hashes that differ in at most 3 bits agree in one of four 16-bit bands: only those are compared.
+    Films with the same pixels are not listed again.
+    """
+    hashes = np.array([scan.phash for scan in scans], dtype=np.uint64)
+    found: set[tuple[int, int]] = set()
+    for shift in range(0, 64, 64 // (NEAR + 1)):
+        band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+        order = np.argsort(band, kind="stable")
+        starts = np.flatnonzero(np.diff(band[order])) + 1
+        for bucket in np.split(order, starts):
+            if len(bucket) > 1:
+                found.update(_close_pairs(bucket, hashes, sides))
+    return sorted(pair for pair in found if scans[pair[0]].pixels != scans[pair[1]].pixels)
+
+
+def _close_pairs(
+    bucket: np.ndarray, hashes: np.ndarray, sides: dict[int, str]
+) -> set[tuple[int, int]]:
+    pairs = set()
+    for place, i in enumerate(bucket[:-1].tolist()):
+        later = bucket[place + 1 :]
+        bits = np.bitwise_count(hashes[later] ^ hashes[i])
+        for j in later[bits <= NEAR].tolist():
+            if sides[i] != sides[j]:
+                pairs.add((min(i, j), max(i, j)))
+    return pairs
+
+
+def _groups(keys: Sequence[str]) -> list[list[int]]:
+    """Indices with equal keys, where there is more than one."""
+    where: dict[str, list[int]] = defaultdict(list)
+    for i, key in enumerate(keys):
+        where[key].append(i)
+    return [group for group in where.values() if len(group) > 1]
+
+
+def _sizes(scans: Sequence[Scan]) -> dict[str, list[int]]:
+    """Smallest, median and largest side."""
+    result = {}
+    for side in ("width", "height"):
+        values = np.array([getattr(scan, side) for scan in scans])
+        result[side] = [int(values.min()), int(np.median(values)), int(values.max())]
+    return result

@@ -1,0 +1,116 @@
+"""The split: no patient and no identical film on two sides, the classes in the same shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.data.archive import DatasetError
+
+TRAIN, VAL, TEST = range(3)
+SIDES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Record indices of each side, int64, ascending."""
+
+    train: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+def split_records(
+    labels: np.ndarray,
+    patients: Sequence[str | None],
+    pixel_hashes: Sequence[str],
+    fixed: Sequence[str | None],
+    validation_split: float,
+    test_split: float,
+    seed: int,
+) -> Split:
+    """Split records [N] with labels [N] of 0 and 1.
+
+    `fixed` holds the side of each record where the data set names it: those are obeyed, and only
+    a side that is missing altogether is drawn from the training films. Raises DatasetError where
+    a class would be missing on a side.
+    """
+    groups = group_records(patients, pixel_hashes)
+    side = np.full(len(labels), TRAIN)
+    given = {name for name in fixed if name}
+    for number, name in enumerate(SIDES):
+        side[[written == name for written in fixed]] = number
+    shares = {VAL: validation_split, TEST: test_split}
+    wanted = {s: share for s, share in shares.items() if share > 0 and SIDES[s] not in given}
+    if given and TEST in wanted and "val" in given:
+        wanted.pop(TEST)  # a complete given split: nothing is taken from its training films
+    if wanted:
+        free = np.flatnonzero(side == TRAIN)
+        side[free] = _draw(labels[free], groups[free], wanted, seed)
+    split = Split(*(np.flatnonzero(side == number) for number in range(3)))
+    _check(split, labels)
+    return split
+
+
+def group_records(patients: Sequence[str | None], pixel_hashes: Sequence[str]) -> np.ndarray:
+    """int64 [N]: records with the same patient or the same pixels, in any chain, share a number."""
+    parent = list(range(len(pixel_hashes)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[tuple[str, str], int] = {}
+    for i, (patient, pixels) in enumerate(zip(patients, pixel_hashes, strict=True)):
+        for key in (("pixels", pixels), *([("patient", patient)] if patient else [])):
+            parent[root(i)] = root(first.setdefault(key, i))
+    roots = [root(i) for i in range(len(parent))]
+    return np.unique(np.asarray(roots, dtype=np.int64), return_inverse=True)[1].reshape(-1)
+
+
+def _draw(
+    labels: np.ndarray, groups: np.ndarray, wanted: dict[int, float], seed: int
+) -> np.ndarray:
+    """The side of each record: whole groups, largest first, to where they fit best.
+
+    Each group goes where the films of its classes are furthest below their share; among groups of
+    one size the order is random. Large groups first leaves the small ones to even out.
+    """
+    rng = np.random.default_rng(seed)
+    numbers, inverse = np.unique(groups, return_inverse=True)
+    counts = np.zeros((len(numbers), 2))  # films of each class in each group
+    np.add.at(counts, (inverse, labels), 1)
+    shares = np.array([1 - sum(wanted.values()), wanted.get(VAL, 0.0), wanted.get(TEST, 0.0)])
+    total = counts.sum(axis=0)
+    target = shares[:, None] * total
+    missing = target.copy()
+    order = rng.permutation(len(numbers))
+    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
+    chosen = np.zeros(len(numbers), dtype=np.int64)
+    scale = np.maximum(target, 1e-12)
+    for group in order:
+        # The side whose shortage, relative to its size, this group's films meet best.
+        need = (missing / scale) @ (counts[group] / np.maximum(total, 1))
+        need[shares == 0] = -np.inf
+        chosen[group] = int(need.argmax())
+        missing[chosen[group]] -= counts[group]
+    return chosen[inverse]
+
+
+def _check(split: Split, labels: np.ndarray) -> None:
+    for name in ("train", "val"):
+        films = getattr(split, name)
+        if len(films) == 0:
+            raise DatasetError(
+                f"the {name} side of the split has no films; give more patients, another "
+                "system.validation_split, or a split column with both sides"
+            )
+        if len(np.unique(labels[films])) < 2:
+            raise DatasetError(
+                f"the {name} side of the split has films of one class only, and no AUROC could be "
+                "computed; give more patients of the rarer class, or change system.validation_split"
+            )

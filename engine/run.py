@@ -1,0 +1,431 @@
+"""One training of one prepared data set: train, evaluate, select, save, emit."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from config import Config, UserError
+from engine import checkpoint, device, metrics, model, results
+from engine.data.augment import augment, normalise, to_float
+from engine.data.dataset import (
+    Batch,
+    EpochBatches,
+    FilmDataset,
+    ResidentLoader,
+    choose_workers,
+    make_loader,
+)
+from engine.data.prepare import Prepared
+from engine.events import (
+    CheckpointSaved,
+    EarlyStoppingTriggered,
+    EpochMetrics,
+    LearningRateChanged,
+    RunWarning,
+    TrainingComplete,
+    TrainingStarted,
+    TrainingStopped,
+)
+from engine.loop import (
+    Emit,
+    EpochState,
+    EvalFigures,
+    NonFiniteLoss,
+    TrainFigures,
+    evaluate_epoch,
+    finite_sums,
+    train_one_epoch,
+)
+from engine.selection import BestByRecall, EarlyStopping, EpochFigures
+
+EVALUATION_BATCH = 2  # times the training batch: no gradients are kept, so more fits
+RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the films may take no more of it
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number; the message names the batch."""
+
+
+@dataclass
+class StopRequest:
+    """A wish to end, from any thread."""
+
+    asked: threading.Event = field(default_factory=threading.Event)
+    reason: str = "asked to stop"
+
+    def set(self, reason: str) -> None:
+        """Ask; the first reason stays."""
+        if not self.asked.is_set():
+            self.reason = reason
+            self.asked.set()
+
+    def is_set(self) -> bool:
+        """Whether somebody has asked."""
+        return self.asked.is_set()
+
+
+class Run:
+    """One training: the state that its phases share."""
+
+    def __init__(
+        self,
+        run_id: int,
+        run_name: str,
+        config: Config,
+        data: Prepared,
+        emit: Emit,
+        stop: StopRequest,
+    ) -> None:
+        self.run_id, self.run_name, self.config = run_id, run_name, config
+        self.data, self.emit, self.stop = data, emit, stop
+        system, experiment = config.system, config.experiment
+        train, val = data.split.train, data.split.val
+        self.train_batches = EpochBatches(len(train), system.batch_size, system.seed, shuffle=True)
+        self.val_batches = EpochBatches(
+            len(val), system.batch_size * EVALUATION_BATCH, system.seed, shuffle=False
+        )
+        self.runtime = device.resolve(system, len(self.train_batches) * experiment.epochs)
+        self.model = model.build_model(config.model, experiment.dropout_rate)
+        self.model.to(self.runtime.device).to(memory_format=self.runtime.memory_format)
+        if self.runtime.compile:
+            self.model.compile()
+        self.chosen: dict[str, Any] = {}  # what `auto` came to, for the manifest
+        self.train_loader, self.val_loader = self._loaders()
+        self.scaler = self.runtime.scaler()
+        self.optimizer = self._new_optimizer()
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer,
+            factor=experiment.reduce_lr_factor,
+            patience=experiment.reduce_lr_patience,
+        )
+        self.best = BestByRecall(experiment.min_specificity)
+        self.early = EarlyStopping(
+            experiment.early_stopping_patience,
+            experiment.early_stopping_min_delta,
+            experiment.min_epochs,
+            experiment.min_specificity,
+        )
+        self.best_summary: dict[str, Any] = {}
+        self.state = EpochState(epoch=1)
+        self.training_time = 0.0  # seconds, before `_began`
+        self.writer = checkpoint.CheckpointWriter()
+        self.folder = Path(config.output.checkpoint_dir) / f"run_{run_id}"
+        self._began = time.perf_counter()
+        self._last_saved = time.monotonic()
+
+    def go(self, resume: bool) -> dict[str, Any]:
+        """Steps 8 and 9 of a run: train, evaluate, select, save, emit; then the results."""
+        early_stopped = self._restore() if resume else False
+        self._announce()
+        self._began = time.perf_counter()
+        stopped = False
+        while self.state.epoch <= self.config.experiment.epochs and not (early_stopped or stopped):
+            trained = self._train_epoch()
+            validated = None if trained.stopped else self._validate_epoch()
+            if validated is None or validated.stopped:
+                stopped = True
+                break
+            early_stopped = self._finish_epoch(trained, validated)
+            last = self.state.epoch > self.config.experiment.epochs
+            stopped = self.stop.is_set() and not (early_stopped or last)
+        if stopped:
+            self._save_last("stopped")
+        self.writer.wait()
+        return self._finish(early_stopped, stopped)
+
+    def _loaders(self) -> tuple[Iterable[Batch], Iterable[Batch]]:
+        system, data, to = self.config.system, self.data, self.runtime.device
+        sides = ((data.split.train, self.train_batches), (data.split.val, self.val_batches))
+        if self._resident():
+            films = torch.from_numpy(data.images[data.rows]).to(to)
+            self.chosen |= {"residency": "device", "num_workers": 0}
+            train, val = (ResidentLoader(films, data.labels, i, b) for i, b in sides)
+            return train, val
+        sets = [FilmDataset(data.images, data.rows, data.labels, i) for i, _ in sides]
+        workers = system.num_workers
+        if not isinstance(workers, int):
+            workers, seconds = choose_workers(sets[0], system.batch_size, to)
+            self.chosen["batch_fetch_seconds"] = round(seconds, 6)
+        self.chosen |= {"residency": "host", "num_workers": workers}
+        loading = (workers, self.runtime.pin_memory, system.prefetch_factor)
+        first, second = (
+            make_loader(films, batches, *loading)
+            for films, (_, batches) in zip(sets, sides, strict=True)
+        )
+        return first, second
+
+    def _resident(self) -> bool:
+        """Whether the films are kept on the device."""
+        wish, to = self.config.data.residency, self.runtime.device
+        if wish == "auto":
+            if to.type != "cuda":
+                return False
+            needed = len(self.data.rows) * self.config.data.image_size**2
+            return needed <= torch.cuda.mem_get_info(to)[0] * RESIDENT_SHARE
+        return wish == "device"
+
+    def _train_epoch(self) -> TrainFigures:
+        epoch = self.state.epoch
+        frozen = model.frozen_stages(epoch, self.config.model.freeze_epochs)
+        self._thaw(frozen)
+        model.set_train_mode(self.model, frozen)
+        self.train_batches.set_epoch(epoch, skip_batches=self.state.step)
+        seed, settings = self.config.system.seed, self.config.augment
+
+        def to_input(batch: Batch) -> torch.Tensor:
+            images = batch.images.to(self.runtime.device, non_blocking=True)
+            index = batch.indices.to(self.runtime.device, non_blocking=True)
+            return self._inputs(augment(images, index, seed, epoch, settings))
+
+        try:
+            return train_one_epoch(
+                self.model,
+                self.train_loader,
+                self.train_batches.sizes(),
+                to_input,
+                self.optimizer,
+                self.scaler,
+                self.runtime,
+                self.state,
+                gradient_clip=self.config.experiment.gradient_clip,
+                accumulate=self.config.experiment.accumulate,
+                emit=self.emit,
+                should_stop=self.stop.is_set,
+                after_step=self._after_step,
+            )
+        except NonFiniteLoss as error:
+            raise TrainingDiverged(self._name_batch(error.step)) from error
+
+    def _validate_epoch(self) -> EvalFigures:
+        def to_input(batch: Batch) -> torch.Tensor:
+            images = batch.images.to(self.runtime.device, non_blocking=True)
+            return self._inputs(to_float(images))
+
+        return evaluate_epoch(
+            self.model,
+            self.val_loader,
+            len(self.val_batches),
+            to_input,
+            self.runtime,
+            self.state.epoch,
+            emit=self.emit,
+            should_stop=self.stop.is_set,
+        )
+
+    def _finish_epoch(self, trained: TrainFigures, validated: EvalFigures) -> bool:
+        """Select, schedule, save and emit; True where early stopping ends the run."""
+        epoch, experiment = self.state.epoch, self.config.experiment
+        summary = metrics.summary(validated.scores, validated.labels)
+        figures = EpochFigures(
+            epoch=epoch,
+            recall=summary["recall"],
+            specificity=summary["specificity"],
+            auroc=summary["auroc"],
+            val_loss=validated.loss,
+        )
+        is_best = self.best.update(figures)
+        early_stopped = self.early.update(figures) and epoch < experiment.epochs
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        if is_best:
+            self.best_summary = {**summary, "val_loss": validated.loss, "train_loss": trained.loss}
+            self._save_best(epoch, validated)
+        self.scheduler.step(validated.loss)
+        self.state = EpochState(epoch + 1)
+        # Told before it is saved: a kill in between repeats the epoch, and its row is the same.
+        self.emit(
+            EpochMetrics(
+                epoch=epoch,
+                train_loss=trained.loss,
+                val_loss=validated.loss,
+                train_accuracy=trained.accuracy,
+                val_accuracy=summary["accuracy"],
+                val_precision=summary["precision"],
+                val_recall=summary["recall"],
+                val_specificity=summary["specificity"],
+                val_f1=summary["f1"],
+                val_auroc=summary["auroc"],
+                learning_rate=learning_rate,
+                epoch_seconds=trained.seconds,
+                is_best=is_best,
+            )
+        )
+        self._save_last("epoch", early_stopped)
+        current = self.optimizer.param_groups[0]["lr"]
+        if current < learning_rate:
+            self.emit(LearningRateChanged(epoch, previous=learning_rate, current=current))
+        if early_stopped:
+            assert self.best.best is not None
+            patience = experiment.early_stopping_patience
+            self.emit(EarlyStoppingTriggered(epoch, self.best.best.epoch, patience))
+        return early_stopped
+
+    def _finish(self, early_stopped: bool, stopped: bool) -> dict[str, Any]:
+        """Results, files and the end event; every `best_` figure is of the one kept epoch."""
+        best_epoch = self.best.best.epoch if self.best.best else None
+        figures = {f"best_{name}": self.best_summary.get(name) for name in results.BEST_KEYS}
+        ending: dict[str, Any] = {
+            "best_epoch": best_epoch,
+            "total_epochs_run": self.state.epoch - 1,
+            "training_time": self._elapsed(),
+            "early_stopped": early_stopped,
+            "best_model_path": str(self.folder / "best_model.pt") if best_epoch else None,
+        }
+        outcome = {
+            "run_id": self.run_id,
+            "status": "stopped" if stopped else "completed",
+            **figures,
+            **ending,
+            "selection": self.best.explain(),
+            "validation": self.best_summary,
+        }
+        results.write_result(self.config.output, self.run_id, outcome)
+        if best_epoch and not self.best.eligible_seen:
+            self.emit(RunWarning("no_eligible_epoch", self.best.explain()))
+        if stopped:
+            self.emit(TrainingStopped(metrics=figures, **ending, reason=self.stop.reason))
+        else:
+            self.emit(TrainingComplete(metrics=figures, **ending))
+        return outcome
+
+    def _announce(self) -> None:
+        self.emit(
+            TrainingStarted(
+                run_name=self.run_name,
+                config=self.config.to_dict(),
+                device=f"{device.describe(self.runtime.device)}, {self.runtime.precision}",
+                dataset=self.data.report["counts"],
+            )
+        )
+        for code, message in self.data.warnings:
+            self.emit(RunWarning(code=code, message=message))
+
+    def _inputs(self, grey: torch.Tensor) -> torch.Tensor:
+        return normalise(grey).contiguous(memory_format=self.runtime.memory_format)
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        experiment = self.config.experiment
+        model.thaw(self.model, model.frozen_stages(1, self.config.model.freeze_epochs))
+        groups = list(model.parameter_groups(self.model, experiment.weight_decay, set()))
+        return torch.optim.AdamW(groups, lr=experiment.learning_rate, fused=True)
+
+    def _thaw(self, frozen: tuple[str, ...]) -> None:
+        """Give the optimizer what is no longer frozen, at the learning rate of the rest."""
+        model.thaw(self.model, frozen)
+        known = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        rate = self.optimizer.param_groups[0]["lr"]
+        decay = self.config.experiment.weight_decay
+        for group in model.parameter_groups(self.model, decay, known):
+            self.optimizer.add_param_group({**group, "lr": rate})
+
+    def _after_step(self, state: EpochState) -> None:
+        minutes = (time.monotonic() - self._last_saved) / 60
+        if minutes >= self.config.experiment.checkpoint_minutes:
+            finite_sums(state)  # never keep weights that a bad loss has reached
+            self._save_last("time")
+
+    def _elapsed(self) -> float:
+        return self.training_time + time.perf_counter() - self._began
+
+    def _save_best(self, epoch: int, validated: EvalFigures) -> None:
+        content = {
+            "model": checkpoint.to_host(self.model.state_dict()),
+            "config": self.config.to_dict(),
+            "label_names": list(self.data.label_names),
+            "epoch": epoch,
+            "metrics": results.plain(self.best_summary),
+        }
+        names = [self.data.names[i] for i in validated.index]
+        table = results.scores_table(names, validated.labels, validated.scores)
+        path = self.folder / "best_model.pt"
+
+        def write() -> None:
+            checkpoint.save(content, path)
+            results.write_scores(self.config.output, self.run_id, table)
+
+        self._write(write, CheckpointSaved(path=str(path), epoch=epoch, reason="best"))
+
+    def _save_last(self, reason: str, early_stopped: bool = False) -> None:
+        content = checkpoint.to_host(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "best": self.best.state_dict(),
+                "early": self.early.state_dict(),
+                "early_stopped": early_stopped,
+                "best_summary": results.plain(self.best_summary),
+                "random": checkpoint.random_state(self.runtime.device),
+                "epoch": self.state.epoch,
+                "step": self.state.step,
+                "sums": self.state.sums,
+                "seconds": self.state.seconds,
+                "training_time": self._elapsed(),
+                "config": self.config.to_dict(),
+                "fingerprint": self.data.fingerprint,
+            }
+        )
+        epoch = self.state.epoch - (1 if self.state.step == 0 else 0)
+        path = self.folder / "last.pt"
+        self._last_saved = time.monotonic()
+        self._write(
+            lambda: checkpoint.save(content, path, keep=self.folder / "previous.pt"),
+            CheckpointSaved(path=str(path), epoch=epoch, reason=reason),
+        )
+
+    def _write(self, write: Callable[[], None], done: CheckpointSaved) -> None:
+        """In the background; a disk that is full costs a checkpoint, not the run."""
+
+        def attempt() -> None:
+            try:
+                write()
+            except OSError as error:
+                message = f"{done.path} was not saved ({error}); the one before it stands"
+                self.emit(RunWarning("checkpoint_failed", message))
+            else:
+                self.emit(done)
+
+        self.writer.submit(attempt)
+
+    def _restore(self) -> bool:
+        """Everything as it was at the last checkpoint; whether early stopping had ended the run.
+
+        Raises UserError where there is no checkpoint or the data differ.
+        """
+        saved = checkpoint.load_last(self.folder)
+        if saved["fingerprint"] != self.data.fingerprint:
+            raise UserError(
+                f"run {self.run_id} cannot go on: the data set or its split is no longer the one "
+                "it was trained on; start a new run instead"
+            )
+        self.state = EpochState(saved["epoch"], saved["step"], saved["sums"], saved["seconds"])
+        at = self.state.epoch if self.state.step else max(1, self.state.epoch - 1)
+        for epoch in range(1, at + 1):  # the optimizer's groups in the order they thawed
+            self._thaw(model.frozen_stages(epoch, self.config.model.freeze_epochs))
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scheduler.load_state_dict(saved["scheduler"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.best.load_state_dict(saved["best"])
+        self.early.load_state_dict(saved["early"])
+        self.best_summary = saved["best_summary"]
+        self.training_time = saved["training_time"]
+        checkpoint.set_random_state(saved["random"], self.runtime.device)
+        return bool(saved["early_stopped"])
+
+    def _name_batch(self, step: int) -> str:
+        self.train_batches.set_epoch(self.state.epoch, skip_batches=step - 1)
+        places = next(iter(self.train_batches))
+        films = [self.data.names[i] for i in self.data.split.train[places]]
+        shown = ", ".join(films[:8]) + (f" and {len(films) - 8} more" if len(films) > 8 else "")
+        return (
+            f"the loss is not a finite number in epoch {self.state.epoch}, step {step}, "
+            f"on the batch of {shown}"
+        )
