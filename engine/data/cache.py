@@ -41,7 +41,7 @@ class Scan:
 
     content: str  # SHA-256 of the file
     pixels: str  # hash of the decoded grey pixels and their shape: equal films are equal here
-    phash: int  # 64-bit perceptual hash
+    phash: int  # perceptual hash, 256 bits
     width: int
     height: int
     mode: str

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from engine.data.cache import Scan
+from engine.data.decode import HASH_BYTES
 from engine.data.source import Source
 from engine.data.split import SIDES, Split
 
-NEAR = 3  # bits of 64 in which near-duplicates may differ
+NEAR = 15  # bits of 256 in which near-duplicates may differ; other chests differ in over 50
 LISTED = 200  # pairs and groups in the report; the counts are of all
 
 
@@ -72,28 +73,32 @@ def build_report(
 def near_duplicates(scans: Sequence[Scan], sides: dict[int, str]) -> list[tuple[int, int]]:
     """Pairs of records on two sides whose perceptual hashes differ in at most NEAR bits.
 
-    Hashes that differ in at most 3 bits agree in one of four 16-bit bands: only those are compared.
-    Films with the same pixels are not listed again.
+    Hashes that differ in at most 15 bits agree in one of 16 bands: only those are compared. Films
+    with the same pixels are not listed again.
     """
-    hashes = np.array([scan.phash for scan in scans], dtype=np.uint64)
+    packed = b"".join(scan.phash.to_bytes(HASH_BYTES, "big") for scan in scans)
+    hashes = np.frombuffer(packed, np.uint8).reshape(len(scans), HASH_BYTES)
+    # Every band takes its bits from all frequencies: the lowest alone are alike in all chests.
+    bits = np.unpackbits(hashes, axis=1).reshape(len(scans), 16, NEAR + 1).transpose(0, 2, 1)
+    bands = np.packbits(bits, axis=2).view(np.uint16)[..., 0]  # [N, 16]
+    words = hashes.view(np.uint64)  # [N, 4]
     found: set[tuple[int, int]] = set()
-    for shift in range(0, 64, 64 // (NEAR + 1)):
-        band = (hashes >> np.uint64(shift)) & np.uint64(0xFFFF)
+    for band in bands.T:
         order = np.argsort(band, kind="stable")
         starts = np.flatnonzero(np.diff(band[order])) + 1
         for bucket in np.split(order, starts):
             if len(bucket) > 1:
-                found.update(_close_pairs(bucket, hashes, sides))
+                found.update(_close_pairs(bucket, words, sides))
     return sorted(pair for pair in found if scans[pair[0]].pixels != scans[pair[1]].pixels)
 
 
 def _close_pairs(
-    bucket: np.ndarray, hashes: np.ndarray, sides: dict[int, str]
+    bucket: np.ndarray, words: np.ndarray, sides: dict[int, str]
 ) -> set[tuple[int, int]]:
     pairs = set()
     for place, i in enumerate(bucket[:-1].tolist()):
         later = bucket[place + 1 :]
-        bits = np.bitwise_count(hashes[later] ^ hashes[i])
+        bits = np.bitwise_count(words[later] ^ words[i]).sum(axis=1)
         for j in later[bits <= NEAR].tolist():
             if sides[i] != sides[j]:
                 pairs.add((min(i, j), max(i, j)))
