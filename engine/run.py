@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -46,6 +47,10 @@ from engine.loop import (
 from engine.selection import BestByRecall, EarlyStopping, EpochFigures
 
 EVALUATION_BATCH = 2  # times the training batch: no gradients are kept, so more fits
+Told = EpochMetrics | LearningRateChanged | EarlyStoppingTriggered
+TOLD: dict[str, type[Told]] = {
+    kind.name: kind for kind in (EpochMetrics, LearningRateChanged, EarlyStoppingTriggered)
+}
 RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the films may take no more of it
 
 
@@ -113,18 +118,22 @@ class Run:
             experiment.min_specificity,
         )
         self.best_summary: dict[str, Any] = {}
+        self.story: list[Told] = []  # what epochs have told: a resumed run tells it again
         self.state = EpochState(epoch=1)
         self.training_time = 0.0  # seconds, before `_began`
         self.writer = checkpoint.CheckpointWriter()
         self.folder = Path(config.output.checkpoint_dir) / f"run_{run_id}"
         self._began = time.perf_counter()
         self._last_saved = time.monotonic()
+        self._unsaved_best: Callable[[], None] | None = None
 
     def go(self, resume: bool) -> dict[str, Any]:
         """Steps 8 and 9 of a run: train, evaluate, select, save, emit; then the results."""
-        early_stopped = self._restore() if resume else False
         self._announce()
+        early_stopped = self._restore() if resume else False
         self._began = time.perf_counter()
+        if not self.story:
+            self._save_last("start")
         stopped = False
         while self.state.epoch <= self.config.experiment.epochs and not (early_stopped or stopped):
             trained = self._train_epoch()
@@ -138,6 +147,8 @@ class Run:
         if stopped:
             self._save_last("stopped")
         self.writer.wait()
+        if self._unsaved_best is not None:
+            self._unsaved_best()  # once more, and now its error counts: nothing else holds it
         return self._finish(early_stopped, stopped)
 
     def _loaders(self) -> tuple[Iterable[Batch], Iterable[Batch]]:
@@ -238,8 +249,7 @@ class Run:
             self._save_best(epoch, validated)
         self.scheduler.step(validated.loss)
         self.state = EpochState(epoch + 1)
-        # Told before it is saved: a kill in between repeats the epoch, and its row is the same.
-        self.emit(
+        self._tell(
             EpochMetrics(
                 epoch=epoch,
                 train_loss=trained.loss,
@@ -256,15 +266,19 @@ class Run:
                 is_best=is_best,
             )
         )
-        self._save_last("epoch", early_stopped)
         current = self.optimizer.param_groups[0]["lr"]
         if current < learning_rate:
-            self.emit(LearningRateChanged(epoch, previous=learning_rate, current=current))
+            self._tell(LearningRateChanged(epoch, previous=learning_rate, current=current))
         if early_stopped:
             assert self.best.best is not None
             patience = experiment.early_stopping_patience
-            self.emit(EarlyStoppingTriggered(epoch, self.best.best.epoch, patience))
+            self._tell(EarlyStoppingTriggered(epoch, self.best.best.epoch, patience))
+        self._save_last("epoch", early_stopped)
         return early_stopped
+
+    def _tell(self, event: Told) -> None:
+        self.story.append(event)
+        self.emit(event)
 
     def _finish(self, early_stopped: bool, stopped: bool) -> dict[str, Any]:
         """Results, files and the end event; every `best_` figure is of the one kept epoch."""
@@ -348,7 +362,10 @@ class Run:
         def write() -> None:
             checkpoint.save(content, path)
             results.write_scores(self.config.output, self.run_id, table)
+            self._unsaved_best = None
 
+        self.writer.wait()
+        self._unsaved_best = write
         self._write(write, CheckpointSaved(path=str(path), epoch=epoch, reason="best"))
 
     def _save_last(self, reason: str, early_stopped: bool = False) -> None:
@@ -362,6 +379,7 @@ class Run:
                 "early": self.early.state_dict(),
                 "early_stopped": early_stopped,
                 "best_summary": results.plain(self.best_summary),
+                "story": [[event.name, dataclasses.asdict(event)] for event in self.story],
                 "random": checkpoint.random_state(self.runtime.device),
                 "epoch": self.state.epoch,
                 "step": self.state.step,
@@ -375,10 +393,13 @@ class Run:
         epoch = self.state.epoch - (1 if self.state.step == 0 else 0)
         path = self.folder / "last.pt"
         self._last_saved = time.monotonic()
-        self._write(
-            lambda: checkpoint.save(content, path, keep=self.folder / "previous.pt"),
-            CheckpointSaved(path=str(path), epoch=epoch, reason=reason),
-        )
+
+        def write() -> None:
+            if self._unsaved_best is not None:
+                self._unsaved_best()  # `last.pt` must never know of a better model than there is
+            checkpoint.save(content, path, keep=self.folder / "previous.pt")
+
+        self._write(write, CheckpointSaved(path=str(path), epoch=epoch, reason=reason))
 
     def _write(self, write: Callable[[], None], done: CheckpointSaved) -> None:
         """In the background; a disk that is full costs a checkpoint, not the run."""
@@ -397,8 +418,11 @@ class Run:
     def _restore(self) -> bool:
         """Everything as it was at the last checkpoint; whether early stopping had ended the run.
 
-        Raises UserError where there is no checkpoint or the data differ.
+        A run that was killed before its first checkpoint begins anew. Raises UserError where the
+        data differ.
         """
+        if not (self.folder / "last.pt").exists() and not (self.folder / "previous.pt").exists():
+            return False
         saved = checkpoint.load_last(self.folder)
         if saved["fingerprint"] != self.data.fingerprint:
             raise UserError(
@@ -416,6 +440,8 @@ class Run:
         self.best.load_state_dict(saved["best"])
         self.early.load_state_dict(saved["early"])
         self.best_summary = saved["best_summary"]
+        for name, fields in saved["story"]:  # the sinks know what they have already
+            self._tell(TOLD[name](**fields))
         self.training_time = saved["training_time"]
         checkpoint.set_random_state(saved["random"], self.runtime.device)
         return bool(saved["early_stopped"])

@@ -20,7 +20,7 @@ from engine.process import is_alive
 
 BUSY_SECONDS = 30.0
 PASSING = "training_progress"  # each replaces the run's previous one
-EPOCH_EVENT = "training_metrics_update"
+ONCE_PER_EPOCH = ("training_metrics_update", "learning_rate_changed", "early_stopping_triggered")
 
 # One script a schema version; a database is brought forward by running those it lacks.
 MIGRATIONS = (
@@ -211,8 +211,8 @@ class Store:
             await self._db.execute(
                 "DELETE FROM event WHERE run_id = ? AND event = 'training_progress'", (run_id,)
             )
-        elif event == EPOCH_EVENT and await self._told(run_id, payload["epoch"]):
-            return None  # a resumed run repeats an epoch exactly
+        elif event in ONCE_PER_EPOCH and await self._told(run_id, event, payload["epoch"]):
+            return None  # a resumed run tells its epochs again
         cursor = await self._db.execute(
             "INSERT INTO event (run_id, at, event, payload) VALUES (?, ?, ?, ?)",
             (run_id, at, event, json.dumps(payload, allow_nan=False)),
@@ -275,11 +275,11 @@ class Store:
         """Every data set with its report, the newest first."""
         return await self._rows("SELECT * FROM dataset ORDER BY dataset_id DESC")
 
-    async def _told(self, run_id: int, epoch: int) -> bool:
+    async def _told(self, run_id: int, event: str, epoch: int) -> bool:
         found = await self._rows(
             "SELECT 1 FROM event WHERE run_id = ? AND event = ? "
             "AND json_extract(payload, '$.epoch') = ?",
-            (run_id, EPOCH_EVENT, epoch),
+            (run_id, event, epoch),
         )
         return bool(found)
 

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from engine.events import (
+    CheckpointSaved,
     EarlyStoppingTriggered,
     EpochMetrics,
     LearningRateChanged,
@@ -45,6 +46,8 @@ class ConsoleSink:
             if self._watched:
                 self._show(event)
             return
+        if isinstance(event, CheckpointSaved):
+            return  # for the log
         lines = describe(stamped)
         if lines:
             self._clear()
@@ -120,6 +123,8 @@ def describe(stamped: Stamped) -> list[str]:
         return [f"failed: {event.error}"] + ([f"try: {event.hint}"] if event.hint else [])
     if isinstance(event, TrainingComplete):
         return _ending(event)
+    if isinstance(event, CheckpointSaved):
+        return [f"saved {event.path} ({event.reason}, epoch {event.epoch})"]
     return []
 
 

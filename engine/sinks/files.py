@@ -16,6 +16,7 @@ from engine.events import (
     TrainingStarted,
 )
 from engine.files import write_text
+from engine.sinks.console import describe
 from engine.store import METRIC_COLUMNS
 
 
@@ -44,8 +45,10 @@ class FilesSink:
         if isinstance(event, TrainingProgress):
             return
         payload = event.payload()
+        again = isinstance(event, EpochMetrics) and event.epoch in self._epochs
+        lines = [] if again else describe(stamped)  # a resumed run tells its epochs again
         with self._log.open("a", encoding="utf-8") as file:
-            file.write(f"{stamped.at} {event.name} {_line(payload)}\n")
+            file.writelines(f"{stamped.at} {line}\n" for line in lines)
         if isinstance(event, EpochMetrics):
             self._epochs[event.epoch] = payload
         elif isinstance(event, TrainingComplete):
@@ -68,7 +71,3 @@ class FilesSink:
         table.writeheader()
         table.writerows(epochs)
         write_text(self._csv, text.getvalue())
-
-
-def _line(payload: dict[str, Any]) -> str:
-    return json.dumps(payload, ensure_ascii=False, allow_nan=False)

@@ -178,8 +178,11 @@ def test_a_stopped_run_goes_on_exactly(
 
 
 def test_other_data_cannot_go_on_with_a_run(dataset: Path, tmp_path: Path) -> None:
-    config = small(tmp_path, experiment__epochs=1)
-    first = CentralizedTrainer(config=config, run_name="a").train(dataset)
+    config = small(tmp_path)
+    trainer = CentralizedTrainer(config=config, run_name="a")
+    trainer.prepare_data(dataset)
+    trainer.stop()
+    first = trainer.train(dataset)
     other = write_demo_dataset(tmp_path / "other.zip", films=60, patients=30, size=48, seed=4)
     again = CentralizedTrainer(config, "a", run_id=first["run_id"])
     with pytest.raises(UserError, match="no longer the one"):
