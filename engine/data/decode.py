@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 400_000_000  # from the header, before anything is decoded: 400 MB of grey
+MAX_PIXELS = 178_000_000  # from the header, before anything is decoded; Pillow has the same
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
 DEFAULT_12_BIT = 4095
 THUMBNAIL = 32  # side of what the perceptual hash looks at

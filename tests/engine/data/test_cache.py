@@ -1,0 +1,246 @@
+"""The decode cache: what it holds, when it decodes, and what interrupts it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import UserError
+from config.schema import Data
+from engine.data import cache, decode
+from engine.data.cache import open_cache
+from engine.data.phantoms import write_demo_dataset
+from engine.data.source import Source, open_source
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return open_source(write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40), Data())
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names that were decoded, as they are."""
+    names: list[str] = []
+    original = decode.decode
+
+    def counting(data: bytes, name: str, at_least: int | None = None) -> decode.Decoded:
+        names.append(name)
+        return original(data, name, at_least)
+
+    monkeypatch.setattr(cache.decode, "decode", counting)
+    return names
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def test_every_film_is_what_decode_and_resize_give(source: Source, tmp_path: Path) -> None:
+    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    assert images.shape == (30, 32, 32)
+    for row, record in enumerate(source.records):
+        film = decode.decode(source.read(record.name), record.name)
+        np.testing.assert_array_equal(images[row], decode.resize(film.pixels, 32))
+        assert (scans[row].width, scans[row].height, scans[row].mode) == (40, 40, "L")
+
+
+def test_a_second_start_decodes_nothing(source: Source, tmp_path: Path, decoded: list[str]) -> None:
+    first, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    assert len(decoded) == 30
+    again, scans_again = open_cache(source, 32, tmp_path / "cache", 1)
+    assert len(decoded) == 30
+    np.testing.assert_array_equal(first, again)
+    assert scans == scans_again
+
+
+def test_only_new_and_changed_films_are_decoded(tmp_path: Path, decoded: list[str]) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    folder = tmp_path / "folder"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+    decoded.clear()
+    Image.fromarray(np.full((40, 40), 77, np.uint8)).save(folder / "images/phantom_0003.png")
+    os.utime(folder / "images/phantom_0004.png")  # touched, and the same
+    images, _ = open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+    assert decoded == ["images/phantom_0003.png"]
+    assert (images[3] == 77).all()
+
+
+def test_a_moved_data_set_is_found_again(tmp_path: Path, decoded: list[str]) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    open_cache(open_source(path, Data()), 32, tmp_path / "cache", 1)
+    moved = path.rename(tmp_path / "elsewhere.zip")
+    open_cache(open_source(moved, Data()), 32, tmp_path / "cache", 1)
+    assert len(decoded) == 30
+
+
+def test_unreadable_films_have_a_reason_and_are_tried_again(tmp_path: Path) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    folder = tmp_path / "folder"
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(folder)
+    (folder / "images/phantom_0005.png").write_bytes(b"rubbish")
+    images, scans = open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+    assert [row for row, scan in enumerate(scans) if scan.error] == [5]
+    assert not images[5].any()
+
+
+def test_equal_pixels_in_different_files_have_one_hash(tmp_path: Path) -> None:
+    path = tmp_path / "films.zip"
+    film = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).astype(np.uint8))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, kind in (("a.png", "PNG"), ("b.bmp", "BMP"), ("c.png", "PNG"), ("d.png", "PNG")):
+            file = io.BytesIO()
+            (film if name != "d.png" else film.transpose(Image.Transpose.ROTATE_90)).save(
+                file, kind
+            )
+            archive.writestr(f"images/{name}", file.getvalue())
+        archive.writestr("metadata.csv", "filename,label\na.png,1\nb.bmp,0\nc.png,1\nd.png,0\n")
+    _, scans = open_cache(open_source(path, Data()), 32, tmp_path / "cache", 1)
+    assert scans[0].pixels == scans[1].pixels == scans[2].pixels != scans[3].pixels
+    assert scans[0].content == scans[2].content != scans[1].content
+
+
+PREPARE = """
+import sys
+from pathlib import Path
+from config.schema import Data
+from engine.data import cache, decode
+from engine.data.source import open_source
+
+slowly = float(sys.argv[3])
+original = decode.decode
+def slow(*arguments, **options):
+    import time
+    time.sleep(slowly)
+    return original(*arguments, **options)
+decode.decode = slow
+cache.FLUSH_EVERY = 0.05
+source = open_source(sys.argv[1], Data())
+images, scans = cache.open_cache(source, 32, Path(sys.argv[2]), 1, workers=1)
+print(int(images.sum()), len(scans))
+"""
+
+
+def prepare(path: Path, folder: Path, slowly: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PREPARE), str(path), str(folder), str(slowly)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_killed_preparation_is_taken_up(tmp_path: Path, decoded: list[str]) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 60, 30, size=40)
+    folder = tmp_path / "cache"
+    process = prepare(path, folder, 0.1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        index = next(iter(folder.glob("*.partial/films.jsonl")), None)
+        if index is not None and index.read_text().count("\n") >= 5:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert entries(folder)[0].suffix == ".partial"
+    source = open_source(path, Data())
+    images, scans = open_cache(source, 32, folder, 1)
+    assert 0 < len(decoded) <= 55
+    assert [entry.suffix for entry in entries(folder)] == [""]
+    fresh, fresh_scans = open_cache(source, 32, tmp_path / "other", 1)
+    np.testing.assert_array_equal(images, fresh)
+    assert scans == fresh_scans
+
+
+def test_two_at_once_prepare_once(tmp_path: Path) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    began = time.monotonic()
+    both = [prepare(path, tmp_path / "cache", 0.05) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    assert told[0] == told[1] != ""
+    assert [process.returncode for process in both] == [0, 0]
+    assert time.monotonic() - began < 60
+    assert len(entries(tmp_path / "cache")) == 1
+
+
+def test_the_least_recently_used_goes_first(tmp_path: Path, source: Source) -> None:
+    folder = tmp_path / "cache"
+    for size in (32, 40, 48):
+        open_cache(source, size, folder, 1)
+        time.sleep(0.02)
+    open_cache(source, 32, folder, 1)  # used again
+    largest = 30 * 64 * 64
+    room = sum(cache._bytes(entry) for entry in entries(folder)) + largest - 1
+    open_cache(source, 64, folder, room / 1e9)
+    sizes = {int(entry.name.partition("px")[0]) for entry in entries(folder)}
+    assert sizes == {32, 48, 64}
+
+
+def test_no_room_is_an_error_before_any_work(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[str]
+) -> None:
+    with pytest.raises(UserError, match=r"data\.cache_max_gb"):
+        open_cache(source, 32, tmp_path / "cache", 1e-6)
+    usage = cache.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(UserError, match="are free"):
+        open_cache(source, 32, tmp_path / "cache", 1)
+    assert not decoded
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from config import UserError
+from config.schema import Data
+from engine.data.cache import open_cache
+from engine.data.source import open_source
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+source = open_source(sys.argv[1], Data())
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    open_cache(source, 32, Path(sys.argv[2]), 1)
+except UserError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_fills_up_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(path), str(tmp_path / "cache")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "output.cache_dir" in done.stdout
+
+
+def test_it_works_where_no_main_guard_is(tmp_path: Path) -> None:
+    """Decoding must not need a process that imports the caller's script again."""
+    script = tmp_path / "script.py"
+    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    script.write_text(
+        "from engine.data.cache import open_cache\nfrom engine.data.source import open_source\n"
+        "from config.schema import Data\nfrom pathlib import Path\n"
+        f"print(open_cache(open_source({str(path)!r}, Data()), 32, Path('cache'), 1)[0].shape)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "(30, 32, 32)", done.stderr

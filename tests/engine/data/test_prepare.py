@@ -1,0 +1,159 @@
+"""From a path to films, split and report."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config import Config, ConfigManager, UserError
+from engine.data.phantoms import write_demo_dataset
+from engine.data.prepare import prepare
+
+
+def settings(tmp_path: Path, **changes: Any) -> Config:
+    overrides = {key.replace("__", "."): value for key, value in changes.items()}
+    overrides |= {"output.cache_dir": str(tmp_path / "cache"), "data.image_size": 32}
+    return ConfigManager.load(overrides=overrides, environ={})
+
+
+def make_set(path: Path, films: dict[str, np.ndarray | bytes], rows: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, film in films.items():
+            if isinstance(film, np.ndarray):
+                file = io.BytesIO()
+                Image.fromarray(film).save(file, "PNG")
+                film = file.getvalue()
+            archive.writestr(f"images/{name}", film)
+        archive.writestr("metadata.csv", rows)
+    return path
+
+
+def some_films(count: int) -> dict[str, np.ndarray | bytes]:
+    rng = np.random.default_rng(0)
+    return {
+        f"{n}.png": np.asarray(
+            Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).resize((50, 40))
+        )
+        for n in range(count)
+    }
+
+
+def table(count: int, extra: str = "") -> str:
+    rows = "".join(f"P{n},{n}.png,{'PNEUMONIA' if n % 2 else 'NORMAL'}\n" for n in range(count))
+    return f"patient_id,filename,label\n{rows}{extra}"
+
+
+def test_the_report_says_what_is_there(tmp_path: Path) -> None:
+    path = write_demo_dataset(tmp_path / "films.zip", 60, 30, size=40)
+    prepared = prepare(path, settings(tmp_path))
+    report = prepared.report
+    assert json.loads(json.dumps(report)) == report
+    assert report["films"] == 60
+    assert sum(sum(side.values()) for side in report["counts"].values()) == 60
+    assert report["counts"]["val"]["PNEUMONIA"] == int(prepared.labels[prepared.split.val].sum())
+    assert report["sizes"] == {"width": [40, 40, 40], "height": [40, 40, 40]}
+    assert report["modes"] == {"L": 60}
+    assert report["missing"] == []
+    assert report["unreadable"] == {}
+
+
+def test_all_unreadable_films_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    films = {**some_films(40), "3.png": b"", "8.png": b"<html>not here</html>"}
+    path = make_set(tmp_path / "set.zip", films, table(40))
+    with pytest.raises(UserError) as caught:
+        prepare(path, settings(tmp_path))
+    for words in ("3.png: the file is empty", "8.png: it is an HTML page", "data.unreadable=skip"):
+        assert words in str(caught.value)
+    prepared = prepare(path, settings(tmp_path, data__unreadable="skip"))
+    assert len(prepared.labels) == 38
+    assert set(prepared.report["unreadable"]) == {"images/3.png", "images/8.png"}
+    assert "unreadable_films" in [code for code, _ in prepared.warnings]
+    for place, name in enumerate(prepared.names):  # the rows still fit after two have gone
+        film = Image.fromarray(films[name.removeprefix("images/")])
+        expected = film.resize((32, 32), Image.Resampling.BILINEAR)
+        found = prepared.images[prepared.rows[place]]
+        assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
+
+
+def test_identical_films_stand_on_one_side_and_are_counted(tmp_path: Path) -> None:
+    films = some_films(40)
+    films |= {f"copy{n}.png": films[f"{n}.png"] for n in range(10)}
+    extra = "".join(f"Q{n},copy{n}.png,{'PNEUMONIA' if n % 2 else 'NORMAL'}\n" for n in range(10))
+    prepared = prepare(make_set(tmp_path / "s.zip", films, table(40, extra)), settings(tmp_path))
+    duplicates = prepared.report["exact_duplicates"]
+    assert duplicates["groups"] == duplicates["surplus_films"] == 10
+    assert duplicates["across_splits"] == 0
+    on_val = {prepared.names[i] for i in prepared.split.val}
+    for n in range(10):
+        assert (f"images/{n}.png" in on_val) == (f"images/copy{n}.png" in on_val)
+
+
+def test_near_duplicates_across_the_split_are_reported_and_not_moved(tmp_path: Path) -> None:
+    films = some_films(40)
+    changed = np.asarray(films["0.png"]).copy()
+    changed[0, 0] ^= 255
+    films["near.png"] = changed
+    header, *lines = table(40, "Q,near.png,NORMAL\n").splitlines()
+    sides = ["val" if n < 10 else "train" for n in range(41)]
+    rows = [f"{header},split", *map(",".join, zip(lines, sides, strict=True))]
+    path = make_set(tmp_path / "set.zip", films, "\n".join(rows))
+    prepared = prepare(path, settings(tmp_path))
+    near = prepared.report["near_duplicates_across_splits"]
+    assert near["listed"] == [["images/0.png", "images/near.png"]]
+    assert "near_duplicates" in [code for code, _ in prepared.warnings]
+
+
+def test_one_film_with_two_labels_under_two_names_is_a_warning(tmp_path: Path) -> None:
+    films = some_films(40)
+    films["copy.png"] = films["0.png"]
+    prepared = prepare(
+        make_set(tmp_path / "s.zip", films, table(40, "Q,copy.png,PNEUMONIA\n")),
+        settings(tmp_path),
+    )
+    assert "contradicting_labels" in [code for code, _ in prepared.warnings]
+
+
+def test_the_fingerprint_changes_with_films_labels_and_split_alone(tmp_path: Path) -> None:
+    def mark(name: str, films: dict[str, Any], rows: str, **changes: Any) -> str:
+        path = make_set(tmp_path / name, films, rows)
+        return prepare(path, settings(tmp_path, **changes)).fingerprint
+
+    films = some_films(40)
+    first = mark("a.zip", films, table(40))
+    assert mark("b.zip", films, table(40)) == first
+    assert mark("c.zip", films, table(40), system__seed=7) != first
+    other = {**films, "4.png": films["5.png"] ^ 255}
+    assert mark("d.zip", other, table(40)) != first
+    assert mark("e.zip", films, table(40).replace("4.png,NORMAL", "4.png,PNEUMONIA")) != first
+
+
+def test_the_development_data_split_by_patient(dev_data: Path, tmp_path: Path) -> None:
+    prepared = prepare(dev_data / "chest_xray_dev.zip", settings(tmp_path))
+    report = prepared.report
+    assert report["films"] == 3516
+    assert report["exact_duplicates"]["surplus_films"] == 19
+    assert report["exact_duplicates"]["across_splits"] == 0
+    assert report["near_duplicates_across_splits"]["pairs"] < 20
+    sides = [{prepared.patients[i] for i in s} for s in (prepared.split.train, prepared.split.val)]
+    assert not sides[0] & sides[1]
+    for label in ("NORMAL", "PNEUMONIA"):
+        total = sum(side[label] for side in report["counts"].values())
+        assert abs(report["counts"]["val"][label] / total - 0.2) < 0.005
+
+
+def test_the_messy_folder_as_a_data_set(dev_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(dev_data / "messy", settings(tmp_path))
+    for name in ("truncated.jpeg", "truncated.png", "empty.jpeg", "html.jpeg"):
+        assert name in str(caught.value)
+    prepared = prepare(dev_data / "messy", settings(tmp_path, data__unreadable="skip"))
+    assert len(prepared.names) == 20
+    assert len(prepared.report["unreadable"]) == 4
+    assert {"RGB", "CMYK", "P", "I;16", "LA", "RGBA", "1", "F"} <= set(prepared.report["modes"])
