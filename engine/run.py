@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
+import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,8 @@ import torch
 from config import Config, UserError
 from engine import checkpoint, device, metrics, model, results
 from engine.data.augment import augment, normalise, to_float
-from engine.data.dataset import (
-    Batch,
-    EpochBatches,
-    FilmDataset,
-    ResidentLoader,
-    choose_workers,
-    make_loader,
-)
+from engine.data.dataset import Batch
+from engine.data.loading import make_loaders
 from engine.data.prepare import Prepared
 from engine.events import (
     CheckpointSaved,
@@ -45,35 +38,16 @@ from engine.loop import (
     train_one_epoch,
 )
 from engine.selection import BestByRecall, EarlyStopping, EpochFigures
+from engine.stop import StopRequest
 
-EVALUATION_BATCH = 2  # times the training batch: no gradients are kept, so more fits
 Told = EpochMetrics | LearningRateChanged | EarlyStoppingTriggered
 TOLD: dict[str, type[Told]] = {
     kind.name: kind for kind in (EpochMetrics, LearningRateChanged, EarlyStoppingTriggered)
 }
-RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the films may take no more of it
 
 
 class TrainingDiverged(RuntimeError):
     """The loss is no longer a number; the message names the batch."""
-
-
-@dataclass
-class StopRequest:
-    """A wish to end, from any thread."""
-
-    asked: threading.Event = field(default_factory=threading.Event)
-    reason: str = "asked to stop"
-
-    def set(self, reason: str) -> None:
-        """Ask; the first reason stays."""
-        if not self.asked.is_set():
-            self.reason = reason
-            self.asked.set()
-
-    def is_set(self) -> bool:
-        """Whether somebody has asked."""
-        return self.asked.is_set()
 
 
 class Run:
@@ -90,19 +64,14 @@ class Run:
     ) -> None:
         self.run_id, self.run_name, self.config = run_id, run_name, config
         self.data, self.emit, self.stop = data, emit, stop
-        system, experiment = config.system, config.experiment
-        train, val = data.split.train, data.split.val
-        self.train_batches = EpochBatches(len(train), system.batch_size, system.seed, shuffle=True)
-        self.val_batches = EpochBatches(
-            len(val), system.batch_size * EVALUATION_BATCH, system.seed, shuffle=False
-        )
-        self.runtime = device.resolve(system, len(self.train_batches) * experiment.epochs)
+        experiment = config.experiment
+        steps = math.ceil(len(data.split.train) / config.system.batch_size)
+        self.runtime = device.resolve(config.system, steps * experiment.epochs)
+        self.loaders = make_loaders(config, data, self.runtime)
         self.model = model.build_model(config.model, experiment.dropout_rate)
         self.model.to(self.runtime.device).to(memory_format=self.runtime.memory_format)
         if self.runtime.compile:
             self.model.compile()
-        self.chosen: dict[str, Any] = {}  # what `auto` came to, for the manifest
-        self.train_loader, self.val_loader = self._loaders()
         self.scaler = self.runtime.scaler()
         self.optimizer = self._new_optimizer()
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -151,43 +120,12 @@ class Run:
             self._unsaved_best()  # once more, and now its error counts: nothing else holds it
         return self._finish(early_stopped, stopped)
 
-    def _loaders(self) -> tuple[Iterable[Batch], Iterable[Batch]]:
-        system, data, to = self.config.system, self.data, self.runtime.device
-        sides = ((data.split.train, self.train_batches), (data.split.val, self.val_batches))
-        if self._resident():
-            films = torch.from_numpy(data.images[data.rows]).to(to)
-            self.chosen |= {"residency": "device", "num_workers": 0}
-            train, val = (ResidentLoader(films, data.labels, i, b) for i, b in sides)
-            return train, val
-        sets = [FilmDataset(data.images, data.rows, data.labels, i) for i, _ in sides]
-        workers = system.num_workers
-        if not isinstance(workers, int):
-            workers, seconds = choose_workers(sets[0], system.batch_size, to)
-            self.chosen["batch_fetch_seconds"] = round(seconds, 6)
-        self.chosen |= {"residency": "host", "num_workers": workers}
-        loading = (workers, self.runtime.pin_memory, system.prefetch_factor)
-        first, second = (
-            make_loader(films, batches, *loading)
-            for films, (_, batches) in zip(sets, sides, strict=True)
-        )
-        return first, second
-
-    def _resident(self) -> bool:
-        """Whether the films are kept on the device."""
-        wish, to = self.config.data.residency, self.runtime.device
-        if wish == "auto":
-            if to.type != "cuda":
-                return False
-            needed = len(self.data.rows) * self.config.data.image_size**2
-            return needed <= torch.cuda.mem_get_info(to)[0] * RESIDENT_SHARE
-        return wish == "device"
-
     def _train_epoch(self) -> TrainFigures:
         epoch = self.state.epoch
         frozen = model.frozen_stages(epoch, self.config.model.freeze_epochs)
         self._thaw(frozen)
         model.set_train_mode(self.model, frozen)
-        self.train_batches.set_epoch(epoch, skip_batches=self.state.step)
+        self.loaders.train_batches.set_epoch(epoch, skip_batches=self.state.step)
         seed, settings = self.config.system.seed, self.config.augment
 
         def to_input(batch: Batch) -> torch.Tensor:
@@ -198,8 +136,8 @@ class Run:
         try:
             return train_one_epoch(
                 self.model,
-                self.train_loader,
-                self.train_batches.sizes(),
+                self.loaders.train,
+                self.loaders.train_batches.sizes(),
                 to_input,
                 self.optimizer,
                 self.scaler,
@@ -221,8 +159,8 @@ class Run:
 
         return evaluate_epoch(
             self.model,
-            self.val_loader,
-            len(self.val_batches),
+            self.loaders.val,
+            len(self.loaders.val_batches),
             to_input,
             self.runtime,
             self.state.epoch,
@@ -369,27 +307,7 @@ class Run:
         self._write(write, CheckpointSaved(path=str(path), epoch=epoch, reason="best"))
 
     def _save_last(self, reason: str, early_stopped: bool = False) -> None:
-        content = checkpoint.to_host(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scheduler": self.scheduler.state_dict(),
-                "scaler": self.scaler.state_dict(),
-                "best": self.best.state_dict(),
-                "early": self.early.state_dict(),
-                "early_stopped": early_stopped,
-                "best_summary": results.plain(self.best_summary),
-                "story": [[event.name, dataclasses.asdict(event)] for event in self.story],
-                "random": checkpoint.random_state(self.runtime.device),
-                "epoch": self.state.epoch,
-                "step": self.state.step,
-                "sums": self.state.sums,
-                "seconds": self.state.seconds,
-                "training_time": self._elapsed(),
-                "config": self.config.to_dict(),
-                "fingerprint": self.data.fingerprint,
-            }
-        )
+        content = checkpoint.to_host(self._snapshot(early_stopped))
         epoch = self.state.epoch - (1 if self.state.step == 0 else 0)
         path = self.folder / "last.pt"
         self._last_saved = time.monotonic()
@@ -414,6 +332,28 @@ class Run:
                 self.emit(done)
 
         self.writer.submit(attempt)
+
+    def _snapshot(self, early_stopped: bool) -> dict[str, Any]:
+        """Everything that decides how the run goes on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best.state_dict(),
+            "early": self.early.state_dict(),
+            "early_stopped": early_stopped,
+            "best_summary": results.plain(self.best_summary),
+            "story": [[event.name, dataclasses.asdict(event)] for event in self.story],
+            "random": checkpoint.random_state(self.runtime.device),
+            "epoch": self.state.epoch,
+            "step": self.state.step,
+            "sums": self.state.sums,
+            "seconds": self.state.seconds,
+            "training_time": self._elapsed(),
+            "config": self.config.to_dict(),
+            "fingerprint": self.data.fingerprint,
+        }
 
     def _restore(self) -> bool:
         """Everything as it was at the last checkpoint; whether early stopping had ended the run.
@@ -447,8 +387,8 @@ class Run:
         return bool(saved["early_stopped"])
 
     def _name_batch(self, step: int) -> str:
-        self.train_batches.set_epoch(self.state.epoch, skip_batches=step - 1)
-        places = next(iter(self.train_batches))
+        self.loaders.train_batches.set_epoch(self.state.epoch, skip_batches=step - 1)
+        places = next(iter(self.loaders.train_batches))
         films = [self.data.names[i] for i in self.data.split.train[places]]
         shown = ", ".join(films[:8]) + (f" and {len(films) - 8} more" if len(films) > 8 else "")
         return (

@@ -18,10 +18,11 @@ from engine.data.prepare import Prepared, prepare
 from engine.events import EventQueue, Sink, TrainingFailed
 from engine.manifest import build_manifest
 from engine.process import started_at
-from engine.run import Run, StopRequest, TrainingDiverged
+from engine.run import Run, TrainingDiverged
 from engine.sinks.console import ConsoleSink, preparation_bar
 from engine.sinks.database import DatabaseSink
 from engine.sinks.files import FilesSink
+from engine.stop import StopRequest
 from engine.store import claim_run_sync, create_run_sync, update_run_sync
 
 
@@ -127,7 +128,9 @@ class CentralizedTrainer:
         """What the run is made of: the manifest and the validation report."""
         assert self.run_id is not None
         results.write_report(self.config.output, self.run_id, prepared.report)
-        manifest = build_manifest(self.config, path, prepared.fingerprint, run.runtime, run.chosen)
+        manifest = build_manifest(
+            self.config, path, prepared.fingerprint, run.runtime, run.loaders.chosen
+        )
         results.write_manifest(self.config.output, self.run_id, manifest)
         update_run_sync(
             Path(self.config.output.database),

@@ -1,0 +1,64 @@
+"""The rules of the house: one direction of imports, no heavy import by accident, true documents."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.schema import describe
+from engine import events
+
+ROOT = Path(__file__).parents[1]
+FORBIDDEN = {"config": {"engine", "server", "benchmarks"}, "engine": {"server", "starlette"}}
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_imports_go_one_way(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        assert not imported(path) & FORBIDDEN[package], path
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["config", "engine", "engine.events", "engine.store", "engine.data.source", "engine.train"],
+)
+def test_light_modules_do_not_import_torch(module: str) -> None:
+    check = f"import sys, {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
+
+
+def test_readme_has_every_key_with_its_default_and_meaning() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for key in describe():
+        assert f"| `{key.key}` | `{key.default}` | {key.meaning} ({key.allowed}) |" in readme
+
+
+def test_readme_has_every_event() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    kinds = [kind for kind in vars(events).values() if isinstance(kind, type)]
+    names = [
+        kind.name for kind in kinds if issubclass(kind, events.Event) and hasattr(kind, "name")
+    ]
+    assert len(names) == 10
+    for name in names:
+        assert f"`{name}`" in readme
+
+
+def test_no_file_has_outgrown_a_head() -> None:
+    for package in ("config", "engine", "benchmarks"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
