@@ -1,0 +1,227 @@
+"""The database under several processes, old versions, damage and kills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config import UserError
+from engine import migrations
+from engine.process import is_alive, started_at
+from engine.store import (
+    METRIC_COLUMNS,
+    Store,
+    claim_run_sync,
+    connect,
+    create_run_sync,
+    get_run_sync,
+    update_run_sync,
+)
+
+ROOT = Path(__file__).parents[2]
+EPOCH = "training_metrics_update"
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def row(epoch: int, value: float = 0.5) -> dict[str, Any]:
+    return {**dict.fromkeys(METRIC_COLUMNS, value), "epoch": epoch}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "pneumoscope.db"
+
+
+def test_a_run_is_read_back_as_it_was_written(path: Path) -> None:
+    run_id = create_run_sync(path, run_name="ü", config={"a": [1, None]}, status="queued")
+    update_run_sync(path, run_id, manifest={"b": 2}, best_epoch=3)
+    found = get_run_sync(path, run_id)
+    assert found is not None
+    assert (found["run_name"], found["config"], found["manifest"]) == (
+        "ü",
+        {"a": [1, None]},
+        {"b": 2},
+    )
+    assert (found["training_mode"], found["best_epoch"]) == ("centralized", 3)
+    assert get_run_sync(path, 99) is None
+
+
+def test_the_log_has_no_gap_no_repeat_and_one_progress_row(path: Path) -> None:
+    async def use() -> None:
+        async with await Store.open(path) as store:
+            run_id = await store.create_run(run_name="a")
+            ids = [
+                await store.add_event(run_id, "now", name, {"epoch": n, "step": n})
+                for n, name in enumerate(("training_progress",) * 3 + (EPOCH, "training_progress"))
+            ]
+            assert ids == sorted(set(ids))  # type: ignore[type-var]
+            assert await store.add_event(run_id, "now", EPOCH, {"epoch": 3}) is None
+            events = await store.events_after(0, run_id)
+            assert [event["event"] for event in events] == [EPOCH, "training_progress"]
+            seen: list[int] = []
+            while page := await store.events_after(seen[-1] if seen else 0, limit=1):
+                seen += [event["event_id"] for event in page]
+            assert seen == [event["event_id"] for event in events]
+
+    asyncio.run(use())
+
+
+def test_an_epoch_has_one_row(path: Path) -> None:
+    async def use() -> None:
+        async with await Store.open(path) as store:
+            run_id = await store.create_run(run_name="a")
+            for value in (0.1, 0.2):
+                await store.put_metrics(run_id, row(1, value))
+            assert [found["val_recall"] for found in await store.metrics(run_id)] == [0.2]
+            await store.delete_run(run_id)
+            assert await store.metrics(run_id) == []
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("version", range(len(migrations.MIGRATIONS)))
+def test_every_earlier_version_is_brought_forward(path: Path, version: int) -> None:
+    with sqlite3.connect(path) as database:
+        for script in migrations.MIGRATIONS[:version]:
+            database.executescript(script)
+        database.execute(f"PRAGMA user_version = {version}")
+    database.close()
+    with connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone()[0] == len(migrations.MIGRATIONS)
+        assert database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+        assert database.execute("PRAGMA foreign_keys").fetchone()[0] == 1
+
+
+def test_a_newer_version_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 999")
+    database.close()
+    with pytest.raises(UserError, match=r"pneumoscope\.db.*newer"):
+        create_run_sync(path, run_name="a")
+
+
+def test_a_file_that_is_no_database_is_named(path: Path) -> None:
+    path.write_bytes(b"rubbish" * 1000)
+    with pytest.raises(UserError, match=r"pneumoscope\.db is damaged"):
+        create_run_sync(path, run_name="a")
+    assert path.read_bytes() == b"rubbish" * 1000
+
+
+WRITER = """
+    import asyncio, sys
+    from pathlib import Path
+    from engine.store import METRIC_COLUMNS, Store, create_run_sync
+
+    async def write():
+        run_id = create_run_sync(Path(sys.argv[1]), run_name="writer")
+        async with await Store.open(Path(sys.argv[1])) as store:
+            for n in range(int(sys.argv[2])):
+                async with store.transaction():
+                    await store.add_event(run_id, "now", "warning", {"n": n})
+                    row = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": n}
+                    await store.put_metrics(run_id, row)
+        print("done")
+    asyncio.run(write())
+"""
+
+
+def test_five_processes_write_at_once(path: Path) -> None:
+    writers = [start(WRITER, path, 200) for _ in range(5)]
+    assert [writer.communicate(timeout=120)[0] for writer in writers] == ["done\n"] * 5
+    with connect(path) as database:
+        assert database.execute("SELECT count(*) FROM event").fetchone()[0] == 1000
+        assert database.execute("SELECT count(*) FROM run_metrics").fetchone()[0] == 1000
+
+
+def test_a_killed_writer_leaves_log_and_metrics_that_agree(path: Path) -> None:
+    for wait in (0.0, 0.03, 0.1):
+        writer = start(WRITER, path, 100_000)
+        deadline = time.monotonic() + 30
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(wait + 0.3)
+        writer.kill()
+        writer.communicate()
+        with connect(path) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+            events = database.execute("SELECT count(*) FROM event").fetchone()[0]
+            rows = database.execute("SELECT count(*) FROM run_metrics").fetchone()[0]
+            assert events == rows
+
+
+def test_a_connection_left_behind_by_an_error_does_not_hang_the_exit(path: Path) -> None:
+    script = """
+        import asyncio, sys
+        from pathlib import Path
+        from engine.store import Store
+
+        async def use():
+            async with await Store.open(Path(sys.argv[1])) as store:
+                raise RuntimeError("in the middle")
+        try:
+            asyncio.run(use())
+        except RuntimeError:
+            print("over")
+    """
+    process = start(script, path)
+    assert process.communicate(timeout=20)[0] == "over\n"
+
+
+CLAIM = """
+    import os, sys, time
+    from pathlib import Path
+    from config import UserError
+    from engine.process import started_at
+    from engine.store import claim_run_sync
+
+    try:
+        claim_run_sync(Path(sys.argv[1]), 1, os.getpid(), started_at(os.getpid()))
+    except UserError as error:
+        print(error)
+    else:
+        print("mine", flush=True)
+        time.sleep(2)
+"""
+
+
+def test_one_of_many_gets_a_run_and_the_next_after_its_death(path: Path) -> None:
+    create_run_sync(path, run_name="a", status="queued")
+    told = [
+        process.communicate(timeout=60)[0] for process in [start(CLAIM, path) for _ in range(4)]
+    ]
+    assert sum(text == "mine\n" for text in told) == 1
+    assert sum("in the hands of process" in text for text in told) == 3
+    claim_run_sync(path, 1, os.getpid(), started_at(os.getpid()))  # the winner has ended
+    update_run_sync(path, 1, status="completed")
+    with pytest.raises(UserError, match="completed"):
+        claim_run_sync(path, 1, os.getpid(), started_at(os.getpid()))
+    with pytest.raises(UserError, match="no run 9"):
+        claim_run_sync(path, 9, os.getpid(), None)
+
+
+def test_a_process_is_known_by_number_and_start() -> None:
+    process = start("import time; time.sleep(60)")
+    began = started_at(process.pid)
+    assert is_alive(process.pid, began)
+    assert began is not None
+    assert not is_alive(process.pid, began + 1)
+    process.kill()
+    deadline = time.monotonic() + 10
+    while is_alive(process.pid, began) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(process.pid, began)  # not waited for yet: a zombie is not alive
+    process.communicate()
+    assert started_at(process.pid) is None
