@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,15 @@ from typing import Any
 import yaml
 
 from config.errors import ConfigError
-from config.schema import RULES, SECTIONS, Config, build
+from config.schema import RULES, SECTIONS, Config, build, require_known
 
 ENVIRONMENT_PREFIX = "PNEUMOSCOPE__"
 
 Layer = dict[str, tuple[Any, str]]  # dotted key -> (value, where it was said)
+
+# What PyYAML lets through of malformed scalars (!!int abc, 2020-13-45) and of deep nesting.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+AS_WRITTEN = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
 
 
 class ConfigManager:
@@ -47,20 +50,20 @@ def read_yaml(path: Path) -> Layer:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(" ".join(f"{path}: is not YAML: {error}".split())) from error
     values: Layer = {}
     if root is None:
         return values
     for section, content, line in _entries(root, path):
-        _require_known(section, list(SECTIONS), "section", f"{path}:{line}")
+        require_known(section, list(SECTIONS), "section", f"{path}:{line}")
         if isinstance(content, yaml.ScalarNode) and content.tag.endswith(":null"):
             continue  # a section with every key commented out
         for key, node, key_line in _entries(content, path):
             said = f"{path}:{key_line}"
             name = f"{section}.{key}"
-            _require_known(name, list(RULES), "key", said)
-            values[name] = (_value(node, said), said)
+            require_known(name, list(RULES), "key", said)
+            values[name] = (_value(name, node, said), said)
     return values
 
 
@@ -71,8 +74,8 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
         if name.startswith(ENVIRONMENT_PREFIX):
             said = f"environment {name}"
             key = name.removeprefix(ENVIRONMENT_PREFIX).replace("__", ".").lower()
-            _require_known(key, list(RULES), "key", said)
-            values[key] = (_parse(text, said), said)
+            require_known(key, list(RULES), "key", said)
+            values[key] = (_parse(key, text), said)
     return values
 
 
@@ -80,8 +83,8 @@ def read_overrides(overrides: Mapping[str, Any]) -> Layer:
     """Dotted keys, as --set and `overrides=` give them."""
     values: Layer = {}
     for key, value in overrides.items():
-        _require_known(key, list(RULES), "key", "override")
-        values[key] = (_parse(value, "override") if isinstance(value, str) else value, "override")
+        require_known(key, list(RULES), "key", "override")
+        values[key] = (_parse(key, value) if isinstance(value, str) else value, "override")
     return values
 
 
@@ -92,32 +95,36 @@ def _entries(node: yaml.Node, path: Path) -> list[tuple[str, yaml.Node, int]]:
         raise ConfigError(f"{path}:{line}: here should be keys with values, as in 'epochs: 50'")
     entries: dict[str, tuple[str, yaml.Node, int]] = {}
     for key_node, value_node in node.value:
-        line, key = key_node.start_mark.line + 1, str(key_node.value)
+        line, key = key_node.start_mark.line + 1, key_node.value
+        if not isinstance(key, str):
+            raise ConfigError(f"{path}:{line}: a key should be a name, as in 'epochs: 50'")
         if key in entries:
             raise ConfigError(f"{path}:{line}: {key} was already said in line {entries[key][2]}")
         entries[key] = (key, value_node, line)
     return list(entries.values())
 
 
-def _value(node: yaml.Node, said: str) -> Any:
+def _value(key: str, node: yaml.Node, said: str) -> Any:
+    if _is_text(key) and isinstance(node, yaml.ScalarNode) and node.tag in AS_WRITTEN:
+        return node.value  # a class called 1 or No is a name all the same
     loader = yaml.SafeLoader("")
     try:
         return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise ConfigError(" ".join(f"{said}: {error}".split())) from error
+    except YAML_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{said}: {key} cannot be read as a value ({reason})") from error
     finally:
         loader.dispose()
 
 
-def _parse(text: str, said: str) -> Any:
+def _parse(key: str, text: str) -> Any:
+    if _is_text(key) and text[:1] not in ("'", '"'):
+        return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text  # a path may look like broken YAML
+    except YAML_ERRORS:
+        return text  # the schema says what is wrong with it
 
 
-def _require_known(name: str, known: list[str], kind: str, said: str) -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise ConfigError(f"{said}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
+def _is_text(key: str) -> bool:
+    return RULES[key].kind == "str" and not RULES[key].choices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -195,8 +196,16 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:
         """The inverse of `to_dict`; missing keys get their defaults. Raises ConfigError."""
-        flat = {f"{s}.{key}": value for s, keys in values.items() for key, value in keys.items()}
-        return build({key: (value, "stored configuration") for key, value in flat.items()})
+        said = "stored configuration"
+        flat: dict[str, tuple[Any, str]] = {}
+        for section, keys in values.items():
+            require_known(section, list(SECTIONS), "section", said)
+            if not isinstance(keys, Mapping):
+                raise ConfigError(f"{said}: {section} should hold keys with values")
+            for key, value in keys.items():
+                require_known(f"{section}.{key}", list(RULES), "key", said)
+                flat[f"{section}.{key}"] = (value, said)
+        return build(flat)
 
 
 SECTIONS: dict[str, type] = {
@@ -240,7 +249,16 @@ def show(value: Any) -> str:
     """A value as YAML has it."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(show, value)) + "]"
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def require_known(name: str, known: list[str], kind: str, said: str) -> None:
+    """Raises ConfigError with the nearest name for one that is not known."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        raise ConfigError(f"{said}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
 
 
 def build(values: Mapping[str, tuple[Any, str]]) -> Config:
@@ -267,8 +285,17 @@ def check(key: str, value: Any, said: str) -> Any:
     rule = RULES[key]
     result = _convert(rule, value)
     if result is None:
-        raise ConfigError(f"{said}: {key} is {show(value)!r}, but must be {rule.allowed()}")
+        raise ConfigError(f"{said}: {key} is {_shown(value)}, but must be {rule.allowed()}")
     return result
+
+
+def _shown(value: Any) -> str:
+    """A refused value in quotes, however large it is, and even where it holds itself."""
+    try:
+        text = show(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, say
+        return f"a {type(value).__name__} too large to show"
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _convert(rule: Rule, value: Any) -> Any:
@@ -294,7 +321,12 @@ def _number(rule: Rule, value: Any, kind: type[int] | type[float]) -> int | floa
             value = float(value)
         except ValueError:
             return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        if not math.isfinite(value):
+            return None
+    except OverflowError:  # an integer beyond every float
         return None
     if kind is int and value != int(value):
         return None

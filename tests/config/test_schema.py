@@ -1,0 +1,125 @@
+"""Every key's range, at its very edges, and what is no value at all."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import Config, ConfigError, ConfigManager
+from config.schema import DEFAULTS, RULES, Rule
+
+NUMBERS = [key for key, rule in RULES.items() if rule.kind in ("int", "float")]
+
+
+def load(key: str, value: Any) -> Any:
+    section, name = key.split(".")
+    overrides = {"system.validation_split": 0.1, key: value}  # so that the split always fits
+    return getattr(getattr(ConfigManager.load(overrides=overrides, environ={}), section), name)
+
+
+def refused(key: str, value: Any) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(key, value)
+    return str(caught.value)
+
+
+def beyond(rule: Rule) -> list[float]:
+    """The nearest values outside the range."""
+    step = 1.0 if rule.kind == "int" else 1e-9
+    found = []
+    if rule.low is not None:
+        found.append(rule.low if rule.above_low else rule.low - step)
+    if rule.high is not None:
+        found.append(rule.high + step)
+    return found
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_range_holds_its_edges_and_nothing_beyond(key: str) -> None:
+    rule = RULES[key]
+    if rule.low is not None and not rule.above_low:
+        assert load(key, rule.low) == rule.low
+    if rule.high is not None and key != "system.validation_split":
+        assert load(key, min(rule.high, 0.85) if key == "system.test_split" else rule.high)
+    for value in beyond(rule):
+        message = refused(key, value)
+        assert key in message
+        assert rule.allowed() in message
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, -math.inf, True, None, "many", [], {}, 10**400, -(10**5000)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_number_is_a_finite_number(key: str, value: Any) -> None:
+    assert key in refused(key, value)
+
+
+@pytest.mark.parametrize("key", [key for key, rule in RULES.items() if rule.choices])
+def test_a_choice_is_one_of_those_named(key: str) -> None:
+    for choice in RULES[key].choices:
+        assert load(key, choice) == choice
+    message = refused(key, "sometimes")
+    assert all(choice in message for choice in RULES[key].choices)
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cuda:-1", "cpu ", "gpu", "", "cuda\n"])
+def test_a_device_is_named_in_full(device: str) -> None:
+    assert "cuda:N" in refused("system.device", device)
+
+
+@pytest.mark.parametrize("sizes", [[0], [1.5], "64", [True], [[64]], {"a": 1}])
+def test_a_head_has_whole_widths(sizes: Any) -> None:
+    assert "model.head_sizes" in refused("model.head_sizes", sizes)
+
+
+def test_a_refused_value_is_shown_briefly() -> None:
+    assert len(refused("model.head_sizes", ["x" * 100_000])) < 300
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [{"system": {"sede": 1}}, {"sistem": {"seed": 1}}, {"system": 3}, {"system": {"seed": "x"}}],
+)
+def test_a_stored_configuration_that_does_not_fit_is_refused_in_words(stored: Any) -> None:
+    with pytest.raises(ConfigError, match="stored configuration"):
+        Config.from_dict(stored)
+
+
+@given(st.data())
+def test_any_allowed_configuration_survives_storing(data: st.DataObject) -> None:
+    overrides: dict[str, Any] = {}
+    for key in data.draw(st.sets(st.sampled_from(sorted(RULES)), max_size=12)):
+        rule = RULES[key]
+        low, high = rule.low or 0, min(rule.high or 1e6, 1e6)
+        if key.endswith("_split"):
+            high = 0.49
+        chosen: bool = data.draw(st.booleans())
+        if rule.choices and chosen:
+            overrides[key] = data.draw(st.sampled_from(rule.choices))
+        elif rule.kind == "int":
+            overrides[key] = data.draw(st.integers(int(low), int(high)))
+        elif rule.kind == "float":
+            overrides[key] = data.draw(st.floats(low, high, exclude_min=rule.above_low))
+        elif rule.kind == "ints":
+            overrides[key] = data.draw(st.lists(st.integers(1, 5000), max_size=5))
+        elif rule.kind == "bool":
+            overrides[key] = data.draw(st.booleans())
+        elif not rule.choices and not rule.pattern:
+            letters = st.characters(exclude_categories=["C", "Z"], exclude_characters="'\"")
+            overrides[key] = data.draw(st.text(letters, min_size=1))
+    config = ConfigManager.load(overrides=overrides, environ={})
+    assert Config.from_dict(config.to_dict()) == config
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        got = getattr(getattr(config, section), name)
+        assert (list(got) if isinstance(got, tuple) else got) == value
+    assert {key for key, said in config.provenance.items() if said == "default"} == (
+        set(DEFAULTS) - set(overrides)
+    )
