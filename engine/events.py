@@ -222,7 +222,8 @@ class EventQueue:
             if self._woken:
                 return
             self._woken = True
-        self._loop.call_soon_threadsafe(self._wake.set)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
         """Let the sinks finish, for `timeout` seconds at most. May be called again."""
@@ -230,6 +231,9 @@ class EventQueue:
             if self._closing:
                 return
             self._closing = True
+        if self._thread.ident is None:  # never started
+            self._loop.close()
+            return
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._wake.set)
         self._thread.join(timeout)
@@ -267,7 +271,7 @@ class EventQueue:
         """One sink's trouble is its own: said once, and never the training's."""
         try:
             await work
-        except Exception as error:
+        except BaseException as error:  # SystemExit or a cancelled task would end the thread
             if id(sink) in self._troubled:
                 return
             self._troubled.add(id(sink))
