@@ -78,6 +78,10 @@ def migrate(database: sqlite3.Connection, path: Path) -> None:
     while version < len(MIGRATIONS):
         database.execute("BEGIN IMMEDIATE")
         version = database.execute("PRAGMA user_version").fetchone()[0]  # somebody was quicker?
+        if version == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise UserError(
+                f"{path} is the database of another program; choose another output.database"
+            )
         if version < len(MIGRATIONS):
             for statement in MIGRATIONS[version].split(";"):
                 database.execute(statement)

@@ -55,7 +55,7 @@ class Store:
     async def open(cls, path: Path) -> Store:
         """Open, check and bring the schema forward. Raises UserError, naming the file."""
         with _readable_errors(path):
-            with connect(path):
+            with connect(path, check=True):
                 pass  # migrated and checked with the plain driver
             connection = await aiosqlite.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
@@ -234,7 +234,7 @@ class Store:
 def create_run_sync(path: Path, **fields: Any) -> int:
     """A new run; its id. Works inside a running event loop too."""
     statement, values = _insert_run(fields)
-    with connect(path) as database:
+    with connect(path, check=True) as database:
         cursor = database.execute(statement, values)
     assert cursor.lastrowid is not None
     return cursor.lastrowid
@@ -254,9 +254,16 @@ def get_run_sync(path: Path, run_id: int) -> Row | None:
     return _row(row) if row is not None else None
 
 
+def metrics_sync(path: Path, run_id: int) -> list[Row]:
+    """Every epoch's row of a run, in order."""
+    query = "SELECT * FROM run_metrics WHERE run_id = ? ORDER BY epoch"
+    with connect(path) as database:
+        return [_row(row) for row in database.execute(query, (run_id,))]
+
+
 def claim_run_sync(path: Path, run_id: int, pid: int, pid_started_at: float | None) -> None:
     """Take a run for this process. Raises UserError where another has it or it is completed."""
-    with connect(path) as database:
+    with connect(path, check=True) as database:
         database.execute("BEGIN IMMEDIATE")
         row = database.execute(
             "SELECT status, pid, pid_started_at FROM run WHERE run_id = ?", (run_id,)
@@ -277,8 +284,11 @@ def claim_run_sync(path: Path, run_id: int, pid: int, pid_started_at: float | No
 
 
 @contextlib.contextmanager
-def connect(path: Path) -> Iterator[sqlite3.Connection]:
-    """A plain connection to a checked database of the current schema, closed at the end."""
+def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
+    """A plain connection to a database of the current schema, closed at the end.
+
+    `check` looks through every page for damage: for the start of a run or of a server.
+    """
     with _readable_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
@@ -287,6 +297,8 @@ def connect(path: Path) -> Iterator[sqlite3.Connection]:
             for pragma in _pragmas():
                 database.execute(pragma)
             migrate(database, path)
+            if check and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {' '.join(found.split())}")
             yield database
         finally:
             database.close()
@@ -318,7 +330,7 @@ def _readable_errors(path: Path) -> Iterator[None]:
                 f"{path} cannot be written ({text}); choose another output.database"
             ) from error
         raise
-    except PermissionError as error:
+    except OSError as error:
         folder = os.fspath(path.parent)
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
