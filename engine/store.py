@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -296,6 +297,7 @@ def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
         try:
             for pragma in _pragmas():
                 database.execute(pragma)
+            _use_wal(database)
             migrate(database, path)
             if check and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {' '.join(found.split())}")
@@ -304,10 +306,21 @@ def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
             database.close()
 
 
+def _use_wal(database: sqlite3.Connection) -> None:
+    """The file remembers it. Unlike any other statement, this change does not wait for a lock."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def _pragmas() -> tuple[str, ...]:
     return (
         f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}",
-        "PRAGMA journal_mode = WAL",
         "PRAGMA synchronous = NORMAL",  # in WAL mode a crash loses no consistency
         "PRAGMA foreign_keys = ON",
     )

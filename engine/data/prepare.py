@@ -71,6 +71,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     report = build_report(source, scans, split, unreadable)
     warnings = [*source.warnings, *_warnings_of(report)]
     report["warnings"] = [message for _, message in warnings]
+    report["fingerprint"] = _fingerprint(source, scans, split)
     return Prepared(
         images=images,
         rows=rows,
@@ -81,7 +82,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         label_names=source.label_names,
         report=report,
         warnings=warnings,
-        fingerprint=_fingerprint(source, scans, split),
+        fingerprint=report["fingerprint"],
     )
 
 

@@ -1,0 +1,135 @@
+"""SIGKILL at seeded moments, resume, and the same weights, rows and result in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import checkpoint
+from engine.data.phantoms import write_demo_dataset
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    *("--epochs", "3"),
+    *("--set", "model.backbone=resnet18"),
+    *("--set", "model.weights=none"),
+    *("--set", "data.image_size=32"),
+    *("--set", "system.batch_size=16"),
+    *("--set", "system.precision=fp32"),
+    *("--set", "experiment.checkpoint_minutes=0"),  # a checkpoint after every step
+]
+TIMES = {"training_time", "epoch_seconds", "best_model_path"}
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Go on with run 1, or begin it where there is none yet."""
+    begun = bool(query(folder, "SELECT 1 FROM run"))
+    what = ["--resume", "1"] if begun else ["--dataset", str(folder / "films.zip"), *SMALL]
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine.train", *what],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=(folder / "stderr.txt").open("ab"),
+    )
+
+
+def query(folder: Path, text: str) -> list[tuple[Any, ...]]:
+    path = folder / "output" / "pneumoscope.db"
+    if not path.exists():
+        return []
+    database = sqlite3.connect(path, timeout=10)
+    try:
+        return database.execute(text).fetchall()
+    except sqlite3.OperationalError:
+        return []  # killed before the tables were made
+    finally:
+        database.close()
+
+
+def moments(folder: Path) -> dict[str, Callable[[], bool]]:
+    """What to wait for before the blow; the time of day is added to each."""
+    output = folder / "output"
+    return {
+        "start": lambda: True,
+        "preparation": lambda: any(output.glob("cache/*.partial")),
+        "checkpoint": lambda: any(output.glob("checkpoints/run_1/.*.tmp")),
+        "step": lambda: (output / "checkpoints/run_1/last.pt").exists(),
+        "commit": lambda: (output / "pneumoscope.db-wal").exists(),
+        "epoch": lambda: (output / "results/metrics_1.csv").exists(),
+    }
+
+
+def end_state(folder: Path) -> dict[str, Any]:
+    """Everything about a run that must not depend on kills."""
+    output = folder / "output"
+    last = checkpoint.load(output / "checkpoints/run_1/last.pt")
+    best = checkpoint.load(output / "checkpoints/run_1/best_model.pt")
+    result = json.loads((output / "results/result_1.json").read_text())
+    columns = "epoch, train_loss, val_loss, train_accuracy, val_recall, val_auroc, learning_rate"
+    logged = "SELECT json_extract(payload, '$.epoch') FROM event WHERE event = '{}' ORDER BY 1"
+    return {
+        "last": checkpoint.checksum(last["model"]),
+        "optimizer": checkpoint.checksum(last["optimizer"]),
+        "best": checkpoint.checksum(best["model"]),
+        "result": {key: value for key, value in result.items() if key not in TIMES},
+        "scores": (output / "results/scores_1.csv").read_text(),
+        "rows": query(folder, f"SELECT {columns} FROM run_metrics ORDER BY epoch"),
+        "logged": query(folder, logged.format("training_metrics_update")),
+        "status": query(folder, "SELECT status, best_epoch, total_epochs_run FROM run"),
+        "ends": query(folder, "SELECT count(*) FROM event WHERE event = 'training_complete'"),
+    }
+
+
+def fresh(folder: Path) -> Path:
+    folder.mkdir()
+    write_demo_dataset(folder / "films.zip", films=60, patients=30, size=48, seed=3)
+    return folder
+
+
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.long)])
+def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path, kills: int) -> None:
+    undisturbed = fresh(tmp_path / "undisturbed")
+    assert start(undisturbed).wait(timeout=120) == 0
+    expected = end_state(undisturbed)
+    assert expected["logged"] == [(1,), (2,), (3,)]
+
+    rng = random.Random(42)
+    done, round_number = 0, 0
+    struck: dict[str, int] = {}
+    while done < kills:
+        folder = fresh(tmp_path / f"killed{round_number}")
+        round_number += 1
+        completed = False
+        while not completed:
+            process = start(folder)
+            if done < kills:
+                kind, reached = rng.choice(list(moments(folder).items()))
+                delay = rng.uniform(0, 1.5)
+                while process.poll() is None and not reached():
+                    time.sleep(0.001)
+                strike_at = time.monotonic() + (delay if kind != "checkpoint" else 0)
+                while process.poll() is None and time.monotonic() < strike_at:
+                    time.sleep(0.001)
+                if process.poll() is None:
+                    process.kill()
+                    done += 1
+                    struck[kind] = struck.get(kind, 0) + 1
+            completed = process.wait(timeout=120) == 0
+            if process.returncode > 0:
+                pytest.fail((folder / "stderr.txt").read_text())
+            if query(folder, "SELECT 1 FROM run"):
+                assert query(folder, "PRAGMA integrity_check") == [("ok",)]
+        assert end_state(folder) == expected, struck
+    print(f"kills survived: {done} of {done}, at {struck}")
