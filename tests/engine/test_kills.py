@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -35,13 +36,14 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     """Go on with run 1, or begin it where there is none yet."""
     begun = bool(query(folder, "SELECT 1 FROM run"))
     what = ["--resume", "1"] if begun else ["--dataset", str(folder / "films.zip"), *SMALL]
-    return subprocess.Popen(
-        [sys.executable, "-m", "engine.train", *what],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=(folder / "stderr.txt").open("ab"),
-    )
+    with (folder / "stderr.txt").open("ab") as errors:
+        return subprocess.Popen(
+            [sys.executable, "-m", "engine.train", *what],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
 
 
 def query(folder: Path, text: str) -> list[tuple[Any, ...]]:
@@ -132,4 +134,5 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path, kills: int) 
             if query(folder, "SELECT 1 FROM run"):
                 assert query(folder, "PRAGMA integrity_check") == [("ok",)]
         assert end_state(folder) == expected, struck
+        shutil.rmtree(folder)  # two hundred megabytes of checkpoints
     print(f"kills survived: {done} of {done}, at {struck}")
