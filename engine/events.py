@@ -188,6 +188,7 @@ class EventQueue:
         self._wake = asyncio.Event()
         self._woken = False  # a wake-up is on its way: emit need not send another
         self._closing = False
+        self._opened = False
         self._troubled: set[int] = set()
         self._thread = threading.Thread(target=self._main, name="events", daemon=True)
 
@@ -249,6 +250,7 @@ class EventQueue:
     async def _deliver(self) -> None:
         for sink in self._sinks:
             await self._guarded(sink, sink.open(self._run_id))
+        self._opened = True
         while True:
             await self._wake.wait()
             self._wake.clear()
@@ -279,6 +281,11 @@ class EventQueue:
             _report(message)
             at = datetime.now(UTC).isoformat(timespec="milliseconds")
             warning = Stamped(self._run_id, at, RunWarning("sink_failed", message))
+            if not self._opened:  # the others cannot take it yet
+                with self._lock:
+                    self._waiting.appendleft(warning)
+                self._wake.set()
+                return
             for other in self._sinks:
                 if id(other) not in self._troubled:
                     await self._guarded(other, other.handle(warning))

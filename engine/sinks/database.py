@@ -36,8 +36,10 @@ class DatabaseSink:
 
     async def open(self, run_id: int) -> None:
         """Connect, and begin the heartbeat."""
-        self._store = await Store.open(self._path)
-        self._heart = asyncio.create_task(self._beat(run_id))
+        try:
+            self._store = await Store.open(self._path)
+        finally:  # a database that opens only later has a heartbeat from then on
+            self._heart = asyncio.create_task(self._beat(run_id))
 
     async def handle(self, stamped: Stamped) -> None:
         """Write what waited and this event. Raises sqlite3.Error; what is lasting then waits."""
@@ -50,19 +52,17 @@ class DatabaseSink:
         """A last try for what waited; then the connection is closed on every path."""
         if self._heart is not None:
             self._heart.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._heart
-        if self._store is None:
-            return
+            await asyncio.wait({self._heart})
         try:
             await self._flush()
         finally:
-            await self._store.close()
+            if self._store is not None:
+                await self._store.close()
 
     async def _flush(self) -> None:
-        if self._store is None:
+        if self._store is None and self._unwritten:
             self._store = await Store.open(self._path)
-        while self._unwritten:
+        while self._store is not None and self._unwritten:
             stamped = self._unwritten[0]
             try:
                 async with self._store.transaction():
@@ -99,7 +99,7 @@ class DatabaseSink:
 
     async def _beat(self, run_id: int) -> None:
         while True:
-            with contextlib.suppress(sqlite3.Error):
-                assert self._store is not None
-                await self._store.update_run(run_id, heartbeat_at=now())
+            if self._store is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    await self._store.update_run(run_id, heartbeat_at=now())
             await asyncio.sleep(HEARTBEAT_EVERY)

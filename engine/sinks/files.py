@@ -47,14 +47,14 @@ class FilesSink:
         payload = event.payload()
         again = isinstance(event, EpochMetrics) and event.epoch in self._epochs
         lines = [] if again else describe(stamped)  # a resumed run tells its epochs again
-        with self._log.open("a", encoding="utf-8") as file:
-            file.writelines(f"{stamped.at} {line}\n" for line in lines)
         if isinstance(event, EpochMetrics):
             self._epochs[event.epoch] = payload
         elif isinstance(event, TrainingComplete):
             self._result = {"event": event.name, **payload}
         elif isinstance(event, TrainingStarted):
             self._result = None
+        with self._log.open("a", encoding="utf-8") as file:  # may fail: the figures are kept above
+            file.writelines(f"{stamped.at} {line}\n" for line in lines)
         if isinstance(event, EpochMetrics | TrainingComplete):
             self._write(stamped.run_id)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import statistics
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from engine.events import (
     RunWarning,
     Stamped,
     TrainingProgress,
+    TrainingStarted,
 )
 
 
@@ -42,6 +45,26 @@ class Listing:
 
     async def close(self) -> None:
         self.closed = True
+
+
+class Raising(Listing):
+    """A sink that raises what even careful code may not expect."""
+
+    def __init__(self, error: BaseException, place: str) -> None:
+        super().__init__()
+        self._error, self._place = error, place
+
+    async def open(self, run_id: int) -> None:
+        if self._place == "open":
+            raise self._error
+
+    async def handle(self, stamped: Stamped) -> None:
+        if self._place == "handle":
+            raise self._error
+
+    async def close(self) -> None:
+        if self._place == "close":
+            raise self._error
 
 
 def progress(step: int) -> TrainingProgress:
@@ -105,7 +128,7 @@ def test_emit_is_quick_even_with_a_sink_that_stands_still() -> None:
             seconds.append(time.perf_counter() - began)
         gate.set()
     assert statistics.median(seconds) < 100e-6
-    assert max(seconds) < 0.05
+    assert statistics.quantiles(seconds, n=100)[-1] < 0.05
 
 
 def test_a_failing_sink_is_reported_once_and_the_others_go_on(
@@ -164,3 +187,74 @@ def test_what_is_not_finite_travels_as_null() -> None:
     assert payload["val_auroc"] is None
     assert payload["val_loss"] is None
     assert payload["val_recall"] == 0.5
+
+
+def test_emit_never_raises_whatever_a_sink_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), MemoryError()):
+        for place in ("open", "handle", "close"):
+            good = Listing()
+            with EventQueue([Raising(error, place), good], 1) as events:
+                for number in range(3):
+                    events.emit(saved(number))
+                    time.sleep(0.002)
+            assert [s.event for s in good.got if not isinstance(s.event, RunWarning)] == [
+                saved(number) for number in range(3)
+            ]
+            assert good.closed
+    assert capsys.readouterr().err.count("Raising failed") == 12
+
+
+def test_a_queue_that_never_started_can_be_closed() -> None:
+    events = EventQueue([Listing()], 1)
+    events.emit(saved(1))
+    events.close()
+    events.emit(saved(2))
+
+
+def test_a_sink_that_never_ends_does_not_hold_up_the_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gate = threading.Event()
+    events = EventQueue([Listing(gate=gate)], 1)
+    events.start()
+    events.emit(saved(1))
+    began = time.perf_counter()
+    events.close(timeout=0.2)
+    assert time.perf_counter() - began < 2
+    assert "did not finish within 0.2 s" in capsys.readouterr().err
+    gate.set()
+
+
+def test_threads_may_emit_together() -> None:
+    sink = Listing()
+    with EventQueue([sink], 1) as events:
+
+        def tell(first: int) -> None:
+            for number in range(first, first + 200):
+                events.emit(saved(number))
+
+        threads = [threading.Thread(target=tell, args=(1000 * n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    numbers = [s.event.epoch for s in sink.got if isinstance(s.event, CheckpointSaved)]
+    assert len(numbers) == len(set(numbers)) == 800
+    for n in range(4):
+        assert [e for e in numbers if e // 1000 == n] == list(range(1000 * n, 1000 * n + 200))
+
+
+@pytest.mark.parametrize(
+    ("config", "where"),
+    [({"a": {"b": torch.tensor(1)}}, r"\['a'\]\['b'\]"), ({"a": [object()]}, r"\['a'\]")],
+)
+def test_a_tensor_is_found_however_deep_it_hides(config: Any, where: str) -> None:
+    with pytest.raises(TypeError, match=where):
+        TrainingStarted("name", config, "cpu", {})
+
+
+def test_null_reaches_into_what_is_nested() -> None:
+    event = TrainingStarted("name", {"a": [math.nan, (1.5, -math.inf)]}, "cpu", {"b": math.inf})
+    text = json.dumps(event.payload(), allow_nan=False)
+    assert json.loads(text)["config"] == {"a": [None, [1.5, None]]}
+    assert json.loads(text)["dataset"] == {"b": None}
