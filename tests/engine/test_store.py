@@ -225,3 +225,72 @@ def test_a_process_is_known_by_number_and_start() -> None:
     assert not is_alive(process.pid, began)  # not waited for yet: a zombie is not alive
     process.communicate()
     assert started_at(process.pid) is None
+
+
+def test_damaged_pages_are_found_before_a_run_begins(path: Path) -> None:
+    run_id = create_run_sync(path, run_name="a")
+    with connect(path) as database:
+        database.executemany(
+            "INSERT INTO event (run_id, at, event, payload) VALUES (?, 'now', 'warning', ?)",
+            ((run_id, "x" * 200) for _ in range(1000)),
+        )
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 :] = b"\xa5" * (len(content) - len(content) // 2)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"pneumoscope\.db is damaged"):
+        create_run_sync(path, run_name="b")
+    with pytest.raises(UserError, match=r"pneumoscope\.db is damaged"):
+        asyncio.run(Store.open(path))
+
+
+def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE run (theirs)")
+    database.close()
+    with pytest.raises(UserError, match="another program"):
+        create_run_sync(path, run_name="a")
+
+
+def test_a_place_that_takes_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "a.db", tmp_path / "file" / "b" / "a.db", tmp_path):
+        with pytest.raises(UserError, match="cannot be written"):
+            create_run_sync(place, run_name="a")
+
+
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    script = """
+        import os, sys
+        from pathlib import Path
+        from config import UserError
+        from engine.store import create_run_sync
+
+        os.chdir(sys.argv[1])  # relative from here on: another user may not pass above
+        if os.geteuid() == 0:
+            os.seteuid(65534)  # root may write everywhere
+        try:
+            create_run_sync(Path("a.db"), run_name="a")
+        except UserError as error:
+            print(error)
+    """
+    tmp_path.chmod(0o555)
+    said = start(script, tmp_path).communicate(timeout=20)[0]
+    tmp_path.chmod(0o755)
+    assert "a.db cannot be written" in said
+
+
+def test_a_run_is_claimed_by_one_of_many_connections(path: Path) -> None:
+    script = """
+        import asyncio, os, sys
+        from pathlib import Path
+        from engine.store import Store
+
+        async def claim():
+            async with await Store.open(Path(sys.argv[1])) as store:
+                print(await store.claim_run(1, os.getpid(), 1.0, ("queued",)))
+        asyncio.run(claim())
+    """
+    create_run_sync(path, run_name="a", status="queued")
+    claims = [start(script, path) for _ in range(5)]
+    told = sorted(claim.communicate(timeout=60)[0] for claim in claims)
+    assert told == ["False\n"] * 4 + ["True\n"]
