@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -88,9 +87,9 @@ def run(options: argparse.Namespace) -> int:
         return train(config, options.dataset, name, options.run_description)
     from engine.data.phantoms import write_demo_dataset
 
-    with tempfile.TemporaryDirectory(prefix="pneumoscope_demo_") as folder:
-        dataset = write_demo_dataset(Path(folder) / "chest_phantoms.zip")
-        return train(config, dataset, options.run_name or "demo", options.run_description)
+    # Kept, so that a stopped demo can go on.
+    dataset = write_demo_dataset(Path(config.output.cache_dir) / "chest_phantoms.zip")
+    return train(config, dataset, options.run_name or "demo", options.run_description)
 
 
 def run_stored(options: argparse.Namespace, run_id: int, overrides: dict[str, Any]) -> int:
@@ -116,7 +115,8 @@ def train(
     resume: bool = False,
 ) -> int:
     """Train under signal handlers: the first signal stops gracefully, a second one at once."""
-    from engine.trainer import CentralizedTrainer  # torch takes seconds: --help should not wait
+    # torch takes seconds: --help should not wait for it
+    from engine.trainer import CentralizedTrainer, StoppedEarly
 
     trainer = CentralizedTrainer(config, name, description, run_id)
 
@@ -130,9 +130,14 @@ def train(
         signal.signal(number, on_signal)
     try:
         trainer.train(dataset, resume=resume)
+    except StoppedEarly as stopped:
+        print(stopped, file=sys.stderr)
+        return 130
     except UserError:
         raise
     except Exception as error:
+        if trainer.run_id is None:
+            raise  # there is no log yet: the traceback belongs to the terminal
         where = f"{config.output.log_dir}/run_{trainer.run_id}.log"
         print(f"error: {type(error).__name__}: {error}\n(details in {where})", file=sys.stderr)
         return 1

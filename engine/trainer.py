@@ -15,7 +15,7 @@ from config import Config, ConfigManager, UserError
 from engine import results
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
-from engine.events import EventQueue, Sink, TrainingFailed
+from engine.events import EventQueue, Sink, TrainingFailed, TrainingStopped
 from engine.manifest import build_manifest
 from engine.process import started_at
 from engine.run import Run, TrainingDiverged
@@ -100,6 +100,9 @@ class CentralizedTrainer:
                 )
                 self._record(path, prepared, run)
                 return run.go(resume)
+            except StoppedEarly:
+                events.emit(nothing_trained(self._stop.reason))
+                raise
             except BaseException as error:
                 results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
                 events.emit(TrainingFailed(error=describe_error(error), hint=hint_for(error)))
@@ -147,6 +150,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def nothing_trained(reason: str) -> TrainingStopped:
+    """The end of a run that was stopped while its data were prepared."""
+    return TrainingStopped(
+        metrics={f"best_{name}": None for name in results.BEST_KEYS},
+        best_epoch=None,
+        total_epochs_run=0,
+        training_time=0.0,
+        early_stopped=False,
+        best_model_path=None,
+        reason=reason,
+    )
 
 
 def describe_error(error: BaseException) -> str:

@@ -67,14 +67,18 @@ def query(folder: Path, text: str) -> list[tuple[object, ...]]:
         database.close()
 
 
-def wait_for_epoch(process: subprocess.Popen[str], folder: Path) -> None:
-    """Until the first epoch's row stands in the database."""
+def epochs_told(folder: Path) -> int:
+    return len(query(folder, "SELECT 1 FROM run_metrics"))
+
+
+def wait_for_epoch(process: subprocess.Popen[str], folder: Path, before: int = 0) -> None:
+    """Until more than `before` epochs' rows stand in the database."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         if (folder / "output" / "pneumoscope.db").exists():
             try:
-                if query(folder, "SELECT 1 FROM run_metrics"):
+                if epochs_told(folder) > before:
                     return
             except sqlite3.OperationalError:
                 pass  # the tables are being made
@@ -145,15 +149,10 @@ def test_a_signal_saves_and_the_run_goes_on(
     assert query(tmp_path, "SELECT status FROM run") == [("stopped",)]
     last = "SELECT event FROM event ORDER BY event_id DESC LIMIT 1"
     assert query(tmp_path, last) == [("training_stopped",)]
-    before = query(tmp_path, "SELECT count(*) FROM run_metrics")[0][0]
-    assert isinstance(before, int)
+    before = epochs_told(tmp_path)
 
     going_on = start(["--resume", "1"], tmp_path)
-    deadline = time.monotonic() + 120
-    while query(tmp_path, "SELECT count(*) FROM run_metrics")[0][0] == before:
-        assert time.monotonic() < deadline
-        assert going_on.poll() is None, going_on.communicate()[0]
-        time.sleep(0.1)
+    wait_for_epoch(going_on, tmp_path, before)
     going_on.send_signal(number)
     output, _ = going_on.communicate(timeout=60)
     assert going_on.returncode == 0, output
@@ -187,3 +186,17 @@ def test_the_demo_learns_in_time(tmp_path: Path) -> None:
     assert recall >= 0.9
     assert specificity >= 0.8
     assert time.monotonic() - began < 180  # the demo's own bar is 90 s on an idle machine
+
+
+def test_a_demo_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    process = start(["--demo", "--epochs", "300"], tmp_path)
+    wait_for_epoch(process, tmp_path)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    before = epochs_told(tmp_path)
+    going_on = start(["--resume", "1"], tmp_path)
+    wait_for_epoch(going_on, tmp_path, before)
+    going_on.send_signal(signal.SIGINT)
+    output, _ = going_on.communicate(timeout=60)
+    assert going_on.returncode == 0, output

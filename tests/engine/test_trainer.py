@@ -19,7 +19,10 @@ from engine import CentralizedTrainer, checkpoint, metrics
 from engine.data.augment import normalise, to_float
 from engine.data.phantoms import write_demo_dataset
 from engine.model import build_model
+from engine.reproduce import reproduce
 from engine.run import TrainingDiverged
+from engine.store import create_run_sync
+from engine.trainer import StoppedEarly
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +231,93 @@ def test_an_output_folder_that_cannot_be_written_is_named_before_any_work(
     with pytest.raises(UserError, match=r"output\.results_dir"):
         CentralizedTrainer(config=config, run_name="x").train(dataset)
     assert not (tmp_path / "output" / "pneumoscope.db").exists()
+
+
+def test_a_stop_during_preparation_keeps_the_films_and_ends_as_stopped(
+    dataset: Path, tmp_path: Path
+) -> None:
+    config = small(tmp_path)
+    run_id = create_run_sync(Path(config.output.database), run_name="queued", status="queued")
+    trainer = CentralizedTrainer(config, "queued", run_id=run_id)
+    trainer.stop("not now")
+    with pytest.raises(StoppedEarly, match="not now"):
+        trainer.train(dataset)
+    row = rows(config, "SELECT status, total_epochs_run FROM run")[0]
+    assert tuple(row) == ("stopped", 0)
+    again = CentralizedTrainer(config, "queued", run_id=run_id).train(dataset, resume=True)
+    assert again["status"] == "completed"
+
+
+def test_a_queued_run_with_bad_data_is_recorded_as_failed(tmp_path: Path) -> None:
+    config = small(tmp_path)
+    run_id = create_run_sync(Path(config.output.database), run_name="queued", status="queued")
+    with pytest.raises(UserError, match="no such file"):
+        CentralizedTrainer(config, "queued", run_id=run_id).train(tmp_path / "nowhere.zip")
+    row = rows(config, "SELECT status, error FROM run")[0]
+    assert row["status"] == "failed"
+    assert "nowhere.zip" in row["error"]
+
+
+def test_early_stopping_ends_a_run_and_says_so(dataset: Path, tmp_path: Path) -> None:
+    config = small(
+        tmp_path,
+        experiment__epochs=9,
+        experiment__min_epochs=1,
+        experiment__early_stopping_patience=1,
+        experiment__early_stopping_min_delta=1.0,
+    )
+    found = CentralizedTrainer(config, "early").train(dataset)
+    assert found["early_stopped"]
+    assert found["total_epochs_run"] < 9
+    assert rows(config, "SELECT early_stopped FROM run")[0][0] == 1
+    assert rows(config, "SELECT 1 FROM event WHERE event = 'early_stopping_triggered'")
+
+
+def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = checkpoint.save, 0
+
+    def full_twice(*arguments: Any, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):  # the first best model, and the attempt that comes after it
+            raise OSError(28, "No space left on device")
+        original(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "save", full_twice)
+    config = small(tmp_path)
+    found = CentralizedTrainer(config, "full").train(dataset)
+    assert found["status"] == "completed"
+    codes = [
+        json.loads(r[0])["code"]
+        for r in rows(config, "SELECT payload FROM event WHERE event = 'warning'")
+    ]
+    assert "checkpoint_failed" in codes
+    best = checkpoint.load(Path(found["best_model_path"]))
+    assert best["epoch"] == found["best_epoch"]
+
+
+def test_films_on_the_device_change_nothing(dataset: Path, tmp_path: Path) -> None:
+    host = small(tmp_path, experiment__epochs=1)
+    device = small(tmp_path, experiment__epochs=1, data__residency="device")
+    first = CentralizedTrainer(host, "host").train(dataset)
+    second = CentralizedTrainer(device, "device").train(dataset)
+    assert final_weights(host, first["run_id"]) == final_weights(device, second["run_id"])
+
+
+def test_a_run_is_reproduced_and_what_differs_is_named(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = small(tmp_path, experiment__epochs=1)
+    CentralizedTrainer(config, "first").train(dataset)
+    base = small(tmp_path)
+    assert reproduce(1, None, base) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    other = write_demo_dataset(tmp_path / "other.zip", films=60, patients=30, size=48, seed=4)
+    assert reproduce(1, other, base) == 1
+    told = capsys.readouterr().out
+    assert "differs: dataset.fingerprint" in told
+    assert "epoch 1: train_loss" in told
+    with pytest.raises(UserError, match="no run 77"):
+        reproduce(77, None, base)
