@@ -51,7 +51,7 @@ def normalise(grey: torch.Tensor) -> torch.Tensor:
     """float [B, 1, S, S] in 0..1 -> [B, 3, S, S], ImageNet's mean and deviation."""
     mean = grey.new_tensor(MEAN).view(1, 3, 1, 1)
     std = grey.new_tensor(STD).view(1, 3, 1, 1)
-    return (grey - mean) / std
+    return (grey - mean).div_(std)
 
 
 def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
