@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from config import Config, UserError
 from engine import checkpoint, device, metrics, model, results
@@ -59,6 +60,7 @@ class Run:
         run_name: str,
         config: Config,
         data: Prepared,
+        network: nn.Module,
         emit: Emit,
         stop: StopRequest,
     ) -> None:
@@ -68,7 +70,7 @@ class Run:
         steps = math.ceil(len(data.split.train) / config.system.batch_size)
         self.runtime = device.resolve(config.system, steps * experiment.epochs)
         self.loaders = make_loaders(config, data, self.runtime)
-        self.model = model.build_model(config.model, experiment.dropout_rate)
+        self.model = network
         self.model.to(self.runtime.device).to(memory_format=self.runtime.memory_format)
         if self.runtime.compile:
             self.model.compile()

@@ -116,7 +116,7 @@ def train(
 ) -> int:
     """Train under signal handlers: the first signal stops gracefully, a second one at once."""
     # torch takes seconds: --help should not wait for it
-    from engine.trainer import CentralizedTrainer, StoppedEarly
+    from engine.trainer import CentralizedTrainer, StoppedEarly, hint_for
 
     trainer = CentralizedTrainer(config, name, description, run_id)
 
@@ -140,6 +140,8 @@ def train(
             raise  # there is no log yet: the traceback belongs to the terminal
         where = f"{config.output.log_dir}/run_{trainer.run_id}.log"
         print(f"error: {type(error).__name__}: {error}\n(details in {where})", file=sys.stderr)
+        if hint := hint_for(error):
+            print(f"try: {hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from config import Config, ConfigManager, UserError
 from engine import results
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
+from engine.device import resolve
 from engine.events import EventQueue, Sink, TrainingFailed, TrainingStopped
 from engine.manifest import build_manifest
+from engine.model import build_model
 from engine.process import started_at
 from engine.run import Run, TrainingDiverged
 from engine.sinks.console import ConsoleSink, preparation_bar
@@ -81,9 +84,11 @@ class CentralizedTrainer:
         """
         path = Path(dataset_path).resolve()
         if self.run_id is None:
-            self._prepare(path)  # bad data leave no run behind
+            self._prepare(path)  # bad data or weights leave no run behind
+            network = self._network()
             self.run_id = self._create(path)
         else:
+            network = None
             database = Path(self.config.output.database)
             claim_run_sync(database, self.run_id, os.getpid(), started_at(os.getpid()))
         sinks: list[Sink] = [
@@ -94,9 +99,14 @@ class CentralizedTrainer:
         with EventQueue(sinks, self.run_id) as events:
             try:
                 prepared = self._prepare(path)
-                seed_everything(self.config.system.seed)
                 run = Run(
-                    self.run_id, self.run_name, self.config, prepared, events.emit, self._stop
+                    self.run_id,
+                    self.run_name,
+                    self.config,
+                    prepared,
+                    network or self._network(),
+                    events.emit,
+                    self._stop,
                 )
                 self._record(path, prepared, run)
                 return run.go(resume)
@@ -114,6 +124,12 @@ class CentralizedTrainer:
                 self.prepare_data(path, progress)
         assert self._prepared is not None
         return self._prepared[1]
+
+    def _network(self) -> nn.Module:
+        """The seeded start of the training. Raises UserError for a device or weights not there."""
+        resolve(self.config.system, planned_steps=1)
+        seed_everything(self.config.system.seed)
+        return build_model(self.config.model, self.config.experiment.dropout_rate)
 
     def _create(self, path: Path) -> int:
         return create_run_sync(

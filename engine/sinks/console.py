@@ -46,8 +46,8 @@ class ConsoleSink:
             if self._watched:
                 self._show(event)
             return
-        if isinstance(event, CheckpointSaved):
-            return  # for the log
+        if isinstance(event, CheckpointSaved | TrainingFailed):
+            return  # for the log; a failure is raised, and told where it is caught
         lines = describe(stamped)
         if lines:
             self._clear()

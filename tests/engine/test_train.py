@@ -136,6 +136,28 @@ def test_bad_data_is_a_mistake_and_leaves_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "output" / "pneumoscope.db").exists()
 
 
+def test_weights_that_cannot_be_had_are_a_mistake_and_leave_no_run(
+    dataset: Path, tmp_path: Path
+) -> None:
+    nowhere = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
+    done = subprocess.run(
+        command(["--dataset", dataset, "--set", "data.image_size=32"]),
+        cwd=tmp_path,
+        env={**environment(), **nowhere},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    told = done.stderr.splitlines()[-1]
+    assert told.startswith("error: the ImageNet weights of resnet50")
+    assert "model.weights=none" in told
+    assert "model.weights=PATH" in told
+    assert "failed" not in done.stdout
+    assert not (tmp_path / "output" / "pneumoscope.db").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_goes_on(
     dataset: Path, tmp_path: Path, number: signal.Signals
