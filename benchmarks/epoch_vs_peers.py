@@ -109,16 +109,14 @@ def make_contenders(folder: Path, config: Config) -> dict[str, Contender]:
     films = Films(paths, labels, usual_transform(size))
     return {
         "pneumoscope": ours(config, prepared),
-        "bare loop, our precision": bare(DataLoader(films, batch, shuffle=True), config, True),
+        "bare loop, our precision": bare(DataLoader(films, batch, shuffle=True), config),
         "lightning, defaults": lightning(DataLoader(films, batch, shuffle=True), config, False),
         "lightning, tuned (2 workers)": lightning(
             DataLoader(films, batch, shuffle=True, num_workers=2, persistent_workers=True),
             config,
             True,
         ),
-        "timm loader, bare loop (2 workers)": bare(
-            timm_loader(paths, labels, config), config, True
-        ),
+        "timm loader, bare loop (2 workers)": bare(timm_loader(paths, labels, config), config),
     }
 
 
@@ -164,12 +162,11 @@ def ours(config: Config, prepared: Any) -> Contender:
     return train
 
 
-def bare(loader: Any, config: Config, fast: bool) -> Contender:
+def bare(loader: Any, config: Config) -> Contender:
     """What anybody would write around a loader of float images."""
     runtime = resolve(config.system, 1)
     model = build_model(config.model, config.experiment.dropout_rate).to(runtime.device)
-    if fast:
-        model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def train() -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.data.phantoms import Build, draw
+from engine.data.phantoms import draw, new_build
 
 WIDTH, HEIGHT = 1300, 1000  # 1.3 megapixels
 DIFFERENT = 24  # drawn; the rest are these with their brightness changed
@@ -36,13 +36,5 @@ def make_films(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def _film(ill: bool, rng: np.random.Generator) -> np.ndarray:
-    build = Build(
-        lung_width=rng.uniform(0.13, 0.17),
-        lung_height=rng.uniform(0.27, 0.35),
-        gap=rng.uniform(0.05, 0.08),
-        ribs=int(rng.integers(7, 11)),
-        rib_phase=rng.uniform(0, 1),
-        body=rng.uniform(0.62, 0.74),
-    )
-    square = Image.fromarray(draw(build, ill, HEIGHT, rng))
+    square = Image.fromarray(draw(new_build(rng), ill, HEIGHT, rng))
     return np.asarray(square.resize((WIDTH, HEIGHT)), dtype=np.float32)

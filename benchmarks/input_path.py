@@ -38,19 +38,19 @@ def main() -> int:
     rates: dict[str, list[float]] = {"prepare": [], "batches": [], "usual": []}
     with tempfile.TemporaryDirectory() as name:
         folder = make_films(Path(name) / "films", given.films)
-        with open_source(folder, Data()) as source:
-            for turn in range(given.rounds + 1):
-                began = time.perf_counter()
-                images, _ = open_cache(source, given.image_size, Path(name) / f"c{turn}", 10, 1)
-                prepared = time.perf_counter()
-                batches_of(images)
-                batched = time.perf_counter()
-                usual_epoch(folder, given.image_size)
-                ended = time.perf_counter()
-                if turn:
-                    rates["prepare"].append(given.films / (prepared - began))
-                    rates["batches"].append(given.films / (batched - prepared))
-                    rates["usual"].append(given.films / (ended - batched))
+        source = open_source(folder, Data())
+        for turn in range(given.rounds + 1):
+            began = time.perf_counter()
+            images, _ = open_cache(source, given.image_size, Path(name) / f"c{turn}", 10, 1)
+            prepared = time.perf_counter()
+            batches_of(images)
+            batched = time.perf_counter()
+            usual_epoch(folder, given.image_size)
+            ended = time.perf_counter()
+            if turn:
+                rates["prepare"].append(given.films / (prepared - began))
+                rates["batches"].append(given.films / (batched - prepared))
+                rates["usual"].append(given.films / (ended - batched))
     bars = {"prepare": 220, "batches": 900, "usual": None}
     figures = {}
     for key, values in rates.items():

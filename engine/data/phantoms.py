@@ -29,7 +29,7 @@ def write_demo_dataset(
 ) -> Path:
     """A ZIP of `films` PNGs of `size` pixels with metadata.csv; each patient has one class."""
     rng = np.random.default_rng(seed)
-    builds = [_build(rng) for _ in range(patients)]
+    builds = [new_build(rng) for _ in range(patients)]
     owners = np.concatenate([np.arange(patients), rng.integers(0, patients, films - patients)])
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -68,7 +68,8 @@ def draw(build: Build, ill: bool, size: int, rng: np.random.Generator) -> np.nda
     return (np.clip(film, 0, 1) * 255).astype(np.uint8)
 
 
-def _build(rng: np.random.Generator) -> Build:
+def new_build(rng: np.random.Generator) -> Build:
+    """Some patient."""
     return Build(
         lung_width=rng.uniform(0.13, 0.17),
         lung_height=rng.uniform(0.27, 0.35),

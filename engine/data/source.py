@@ -6,7 +6,6 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
 
 from config.schema import Data
 from engine.data.archive import DatasetError, Reader, UnreadableFile, list_files
@@ -27,7 +26,7 @@ SMALL_SPLIT = 50  # films: below it figures say little
 
 @dataclass
 class Source:
-    """An opened data set; a context manager."""
+    """A data set's records; nothing is held open between reads."""
 
     path: Path
     kind: str  # table or class_folders
@@ -45,17 +44,6 @@ class Source:
         """The bytes of one film. Raises UnreadableFile."""
         with self.reader() as reader:
             return reader.read(name)
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing is held open between reads."""
 
 
 def open_source(path: str | Path, data: Data) -> Source:
