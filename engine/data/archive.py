@@ -51,6 +51,7 @@ class Reader:
             if self._zip is None:
                 self._zip = zipfile.ZipFile(self._path)
             return self._zip.read(self._members[name])
+        # NotImplementedError is zipfile's word for a compression it does not know.
         except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 

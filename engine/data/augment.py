@@ -6,6 +6,7 @@ the workers or the number of ranks.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -49,9 +50,15 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 def normalise(grey: torch.Tensor) -> torch.Tensor:
     """float [B, 1, S, S] in 0..1 -> [B, 3, S, S], ImageNet's mean and deviation."""
-    mean = grey.new_tensor(MEAN).view(1, 3, 1, 1)
-    std = grey.new_tensor(STD).view(1, 3, 1, 1)
+    mean, std = _channel_constants(grey.device)
     return (grey - mean).div_(std)
+
+
+@functools.cache
+def _channel_constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Made once for a device: making them in every step would wait for it."""
+    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return mean, std
 
 
 def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
@@ -110,7 +117,7 @@ def _affine(
 def _noise(x: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
     """Standard normal noise: a crop of one seeded bank, at every film's own place and sign."""
     side = x.shape[-1]
-    bank = _noise_bank(side, seed).to(x.device)
+    bank = _noise_bank(side, seed, x.device)
     room = bank.shape[-1] - side
     top = (draws[:, 8] * room).long()
     left = (draws[:, 9] * room).long()
@@ -120,16 +127,10 @@ def _noise(x: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
     return (crops * sign)[:, None]
 
 
-_banks: dict[tuple[int, int], torch.Tensor] = {}
-
-
-def _noise_bank(side: int, seed: int) -> torch.Tensor:
-    key = (side, seed)
-    if key not in _banks:
-        _banks.clear()  # one run has one size and one seed
-        generator = torch.Generator().manual_seed(seed)
-        _banks[key] = torch.randn(side * NOISE_BANK, side * NOISE_BANK, generator=generator)
-    return _banks[key]
+@functools.lru_cache(maxsize=1)  # one run has one size, one seed and one device
+def _noise_bank(side: int, seed: int, device: torch.device) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same noise on every device
+    return torch.randn(side * NOISE_BANK, side * NOISE_BANK, generator=generator).to(device)
 
 
 def _erase(x: torch.Tensor, draws: torch.Tensor, probability: float) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 An entry is a folder named by the films and the preprocessing: `films.u8` [N, S, S] and
 `films.jsonl`, one line a film. It is filled under a lock in a `.partial` folder, which a later
-start takes up, and gets its name when it is whole. Films that another entry holds are copied.
+start takes up, and gets its name when it is whole: with unreadable films it stays partial, and
+they are tried again. Films that another entry holds are copied.
 """
 
 from __future__ import annotations
@@ -80,9 +81,9 @@ def open_cache(
         with _locked(folder / f"{key}.lock"):
             if not entry.exists():
                 _make_room(folder, key, len(names) * image_size**2, max_gb)
-                _fill(entry, reader, names, states, image_size, workers, progress)
+                entry = _fill(entry, reader, names, states, image_size, workers, progress)
             os.utime(entry)  # the least recently used entry goes first
-    films = _read_index(entry / "films.jsonl")
+            films = _read_index(entry / "films.jsonl")
     images = np.memmap(
         entry / "films.u8", np.uint8, "r", shape=(len(names), image_size, image_size)
     )
@@ -110,12 +111,13 @@ def _fill(
     size: int,
     workers: int | None,
     progress: Progress | None,
-) -> None:
-    """Make an entry: take up a partial one, copy what others hold, decode the rest."""
+) -> Path:
+    """Make an entry: take up a partial one, copy what others hold, decode the rest; its folder."""
     partial = entry.with_name(entry.name + ".partial")
     partial.mkdir(exist_ok=True)
     index = partial / "films.jsonl"
-    done = _read_index(index) if index.exists() else {}
+    found = _read_index(index) if index.exists() else {}
+    done = {row: film for row, film in found.items() if film.scan.error is None}
     copies = _Copies(entry.parent, size)
     # Written by offset, not through a map: a full disk is then an error and not a signal.
     pixels = os.open(partial / "films.u8", os.O_RDWR | os.O_CREAT, 0o644)
@@ -147,8 +149,11 @@ def _fill(
         ) from error
     finally:
         os.close(pixels)
+    if any(film.scan.error for film in _read_index(index).values()):
+        return partial
     partial.rename(entry)
     sync_folder(entry.parent)
+    return entry
 
 
 def _commit(pixels: int, log: Any, waiting: list[str]) -> None:
@@ -212,8 +217,6 @@ class _Copies:
         self._size = size
         self._where: dict[tuple[str, int, int] | str, tuple[Path, int, _Film]] = {}
         for index in folder.glob(f"{size}px-*/films.jsonl"):
-            if index.parent.suffix == ".partial":
-                continue
             with contextlib.suppress(OSError):  # evicted meanwhile
                 for row, film in _rows(index):
                     place = (index.parent / "films.u8", row, film)

@@ -135,7 +135,7 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for positions in self._batches:
-            places = torch.tensor(positions, device=self._images.device)
+            places = torch.tensor(positions).to(self._images.device, non_blocking=True)
             index = self._indices[places]
             yield Batch(self._images[index][:, None], self._labels[index], index)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from config.schema import System
+from config.schema import Augment, System
+from engine.data.augment import augment, normalise
 from engine.data.dataset import Batch
 from engine.device import resolve
 from engine.events import Event, TrainingProgress
@@ -176,3 +177,29 @@ def test_progress_is_told_at_most_four_times_a_second(monkeypatch: pytest.Monkey
     assert all(event.steps == 100 for event in progress)
     assert progress[-1].images_per_second > 0
     assert progress[-1].eta_seconds is not None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_device() -> None:
+    runtime = resolve(System(), planned_steps=1)
+    loader = [Batch(*(part.pin_memory() for part in b)) for b in batches(films(64, size=32), 8)]
+
+    def augmented(batch: Batch) -> torch.Tensor:
+        images = batch.images.to(runtime.device, non_blocking=True)
+        indices = batch.indices.to(runtime.device, non_blocking=True)
+        return normalise(augment(images, indices, 42, 1, Augment(flip=0.5, erase=0.5)))
+
+    def watch(batch: Batch) -> torch.Tensor:
+        torch.cuda.set_sync_debug_mode("error")
+        return augmented(batch)
+
+    def look_away(state: EpochState) -> None:
+        if state.step == len(loader):  # the epoch's figures may wait
+            torch.cuda.set_sync_debug_mode("default")
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 2)).to(runtime.device)
+    augmented(loader[0])  # what is made once is made
+    try:
+        train(model, loader, runtime=runtime, to_input=watch, after_step=look_away)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -294,3 +294,45 @@ def test_a_run_is_claimed_by_one_of_many_connections(path: Path) -> None:
     claims = [start(script, path) for _ in range(5)]
     told = sorted(claim.communicate(timeout=60)[0] for claim in claims)
     assert told == ["False\n"] * 4 + ["True\n"]
+
+
+def test_runs_are_listed_newest_first_by_page_and_by_status(path: Path) -> None:
+    async def use() -> None:
+        async with await Store.open(path) as store:
+            for number in range(5):
+                status = "failed" if number % 2 else "completed"
+                await store.create_run(run_name=f"run {number}", status=status)
+            first = await store.list_runs(limit=2)
+            rest = await store.list_runs(limit=9, before=first[-1]["run_id"])
+            assert [run["run_id"] for run in first + rest] == [5, 4, 3, 2, 1]
+            assert [run["run_id"] for run in await store.list_runs(status="failed")] == [4, 2]
+            assert await store.count_runs() == {"completed": 3, "failed": 2}
+
+    asyncio.run(use())
+
+
+def test_a_data_set_is_replaced_by_one_of_the_same_name(path: Path) -> None:
+    async def use() -> None:
+        async with await Store.open(path) as store:
+            await store.put_dataset("a", "a.zip", None, {"films": 1})
+            await store.put_dataset("b", "b.zip", None, {"films": 2})
+            await store.put_dataset("a", "c.zip", "mark", {"films": 3})
+            found = await store.get_dataset("a")
+            assert found is not None
+            assert (found["path"], found["fingerprint"]) == ("c.zip", "mark")
+            assert found["report"] == {"films": 3}
+            assert {row["name"] for row in await store.list_datasets()} == {"a", "b"}
+            assert await store.get_dataset("c") is None
+
+    asyncio.run(use())
+
+
+def test_the_data_version_changes_when_another_connection_has_written(path: Path) -> None:
+    async def use() -> None:
+        async with await Store.open(path) as store:
+            before = await store.data_version()
+            assert await store.data_version() == before
+            create_run_sync(path, run_name="a")
+            assert await store.data_version() != before
+
+    asyncio.run(use())

@@ -88,15 +88,27 @@ def test_a_moved_data_set_is_found_again(tmp_path: Path, decoded: list[str]) -> 
     assert len(decoded) == 30
 
 
-def test_unreadable_films_have_a_reason_and_are_tried_again(tmp_path: Path) -> None:
+def test_unreadable_films_have_a_reason_and_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
     folder = tmp_path / "folder"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
     (folder / "images/phantom_0005.png").write_bytes(b"rubbish")
-    images, scans = open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+    source = open_source(folder, Data())
+    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
     assert [row for row, scan in enumerate(scans) if scan.error] == [5]
     assert not images[5].any()
+    monkeypatch.setattr(  # as if what it needs had been installed meanwhile
+        cache.decode,
+        "decode",
+        lambda *_, **__: decode.Decoded(np.full((9, 9), 7, np.uint8), "L", 9, 9),
+    )
+    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    assert [scan.error for scan in scans] == [None] * 30
+    assert (images[5] == 7).all()
+    assert images[4].std() > 5  # the others are as they were
 
 
 def test_equal_pixels_in_different_files_have_one_hash(tmp_path: Path) -> None:

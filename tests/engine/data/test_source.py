@@ -8,7 +8,7 @@ import os
 import pickle
 import stat
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -51,7 +51,7 @@ def problems(tmp_path: Path, table: str, images: Mapping[str, bytes] = IMAGES, *
 @pytest.mark.parametrize("wrapping", ["", "chest_xray/", "a/b/"])
 @pytest.mark.parametrize("make", [make_zip, make_folder])
 def test_zip_and_folder_wrapped_or_not_are_the_same(
-    tmp_path: Path, wrapping: str, make: type[make_zip]
+    tmp_path: Path, wrapping: str, make: Callable[[Path, Mapping[str, bytes | str]], Path]
 ) -> None:
     files = {wrapping + name: content for name, content in {"metadata.csv": GOOD, **IMAGES}.items()}
     source = open_source(make(tmp_path / "set", files), Data())
