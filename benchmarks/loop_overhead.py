@@ -21,6 +21,7 @@ from benchmarks.record import write_result
 from config.schema import Model, System
 from engine.data.augment import normalise, to_float
 from engine.data.dataset import Batch
+from engine.database import create_run_sync
 from engine.device import Runtime, resolve
 from engine.events import EventQueue
 from engine.loop import EpochState, train_one_epoch
@@ -28,7 +29,6 @@ from engine.model import build_model
 from engine.sinks.console import ConsoleSink
 from engine.sinks.database import DatabaseSink
 from engine.sinks.files import FilesSink
-from engine.store import create_run_sync
 
 
 def main() -> int:

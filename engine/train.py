@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_stored(options: argparse.Namespace, run_id: int, overrides: dict[str, Any]) -> int:
     """Start a queued run, or go on with an interrupted one, with the configuration it keeps."""
-    from engine.store import get_run_sync
+    from engine.database import get_run_sync
 
     base = ConfigManager.load(options.config, overrides=overrides)
     row = get_run_sync(Path(base.output.database), run_id)

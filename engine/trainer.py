@@ -16,6 +16,7 @@ from config import Config, ConfigManager, UserError
 from engine import results
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
+from engine.database import claim_run_sync, create_run_sync, update_run_sync
 from engine.device import resolve
 from engine.events import EventQueue, Sink, TrainingFailed, TrainingStopped
 from engine.manifest import build_manifest
@@ -26,7 +27,6 @@ from engine.sinks.console import ConsoleSink, preparation_bar
 from engine.sinks.database import DatabaseSink
 from engine.sinks.files import FilesSink
 from engine.stop import StopRequest
-from engine.store import claim_run_sync, create_run_sync, update_run_sync
 
 
 class StoppedEarly(UserError):

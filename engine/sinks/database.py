@@ -8,6 +8,7 @@ import sqlite3
 from collections import deque
 from pathlib import Path
 
+from engine.database import now
 from engine.events import (
     EpochMetrics,
     Stamped,
@@ -17,7 +18,7 @@ from engine.events import (
     TrainingStarted,
     TrainingStopped,
 )
-from engine.store import Store, now
+from engine.store import Store
 
 HEARTBEAT_EVERY = 5.0  # seconds
 

@@ -16,16 +16,15 @@ import pytest
 
 from config import UserError
 from engine import migrations
-from engine.process import is_alive, started_at
-from engine.store import (
-    METRIC_COLUMNS,
-    Store,
+from engine.database import (
     claim_run_sync,
     connect,
     create_run_sync,
     get_run_sync,
     update_run_sync,
 )
+from engine.process import is_alive, started_at
+from engine.store import METRIC_COLUMNS, Store
 
 ROOT = Path(__file__).parents[2]
 EPOCH = "training_metrics_update"
@@ -123,7 +122,8 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
 WRITER = """
     import asyncio, sys
     from pathlib import Path
-    from engine.store import METRIC_COLUMNS, Store, create_run_sync
+    from engine.database import create_run_sync
+    from engine.store import METRIC_COLUMNS, Store
 
     async def write():
         run_id = create_run_sync(Path(sys.argv[1]), run_name="writer")
@@ -185,7 +185,7 @@ CLAIM = """
     from pathlib import Path
     from config import UserError
     from engine.process import started_at
-    from engine.store import claim_run_sync
+    from engine.database import claim_run_sync
 
     try:
         claim_run_sync(Path(sys.argv[1]), 1, os.getpid(), started_at(os.getpid()))
@@ -263,7 +263,7 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
         import os, sys
         from pathlib import Path
         from config import UserError
-        from engine.store import create_run_sync
+        from engine.database import create_run_sync
 
         os.chdir(sys.argv[1])  # relative from here on: another user may not pass above
         if os.geteuid() == 0:

@@ -18,10 +18,10 @@ from config import Config, ConfigManager, UserError
 from engine import CentralizedTrainer, checkpoint, metrics
 from engine.data.augment import normalise, to_float
 from engine.data.phantoms import write_demo_dataset
+from engine.database import create_run_sync
 from engine.model import build_model
 from engine.reproduce import reproduce
 from engine.run import TrainingDiverged
-from engine.store import create_run_sync
 from engine.trainer import StoppedEarly
 
 

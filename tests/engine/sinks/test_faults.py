@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from config import UserError
-from engine import store as store_module
+from engine import database as database_module
+from engine.database import connect, create_run_sync, get_run_sync
 from engine.events import CheckpointSaved, EpochMetrics, EventQueue, Stamped
 from engine.sinks.database import DatabaseSink
 from engine.sinks.files import FilesSink
-from engine.store import connect, create_run_sync, get_run_sync
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,7 +49,7 @@ FULL_DISK = """
     from pathlib import Path
     from engine.events import EpochMetrics, Stamped
     from engine.sinks.database import DatabaseSink
-    from engine.store import create_run_sync
+    from engine.database import create_run_sync
 
     path = Path(sys.argv[1])
     names = [field.name for field in dataclasses.fields(EpochMetrics)[1:-1]]
@@ -97,7 +97,7 @@ def test_a_full_disk_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
 def test_a_locked_database_is_written_when_the_lock_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
     path = tmp_path / "a.db"
     run_id = create_run_sync(path, run_name="a")
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from engine.database import connect, create_run_sync, get_run_sync
 from engine.events import (
     CheckpointSaved,
     EpochMetrics,
@@ -33,7 +34,6 @@ from engine.events import (
 from engine.sinks.console import ConsoleSink
 from engine.sinks.database import DatabaseSink
 from engine.sinks.files import FilesSink
-from engine.store import connect, create_run_sync, get_run_sync
 
 ROOT = Path(__file__).parents[3]
 ENDING: dict[str, Any] = {
