@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Store:
 
     def __init__(self, connection: aiosqlite.Connection) -> None:
         self._db = connection
+        self._in_transaction = asyncio.Lock()  # a connection has one at a time
 
     @classmethod
     async def open(cls, path: Path) -> Store:
@@ -67,13 +69,14 @@ class Store:
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
         """Everything inside or nothing; takes the write lock at once, so it never deadlocks."""
-        await self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            await self._db.execute("ROLLBACK")
-            raise
-        await self._db.execute("COMMIT")
+        async with self._in_transaction:
+            await self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                await self._db.execute("ROLLBACK")
+                raise
+            await self._db.execute("COMMIT")
 
     # runs
 
@@ -90,13 +93,12 @@ class Store:
         await self._db.execute(statement, values)
 
     async def claim_run(
-        self, run_id: int, pid: int, pid_started_at: float, states: tuple[str, ...]
+        self, run_id: int, pid: int, pid_started_at: float | None, states: tuple[str, ...]
     ) -> bool:
         """Take a run for a worker, if it is in one of `states`; only one of many succeeds."""
-        marks = ", ".join("?" * len(states))
         cursor = await self._db.execute(
             f"UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
-            f"error = NULL, completed_at = NULL WHERE run_id = ? AND status IN ({marks})",
+            f"error = NULL, completed_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
             (pid, pid_started_at, now(), run_id, *states),
         )
         return cursor.rowcount == 1
@@ -107,26 +109,106 @@ class Store:
         return found[0] if found else None
 
     async def list_runs(
-        self, status: str | None = None, limit: int = 50, before: int | None = None
+        self,
+        statuses: Sequence[str] = (),
+        name: str = "",
+        limit: int = 50,
+        before: int | None = None,
     ) -> list[Row]:
-        """The newest first, without config and manifest; `before` is the last run_id seen."""
+        """The newest first, without config and manifest, each with the figures of its best epoch.
+
+        A run without a best epoch yet has the figures of its last one. `name` is part of the run's
+        name; `before` is the last run_id seen.
+        """
+        of_status = f"status IN ({_marks(statuses)}) AND" if statuses else ""
         return await self._rows(
-            "SELECT run_id, run_name, run_description, training_mode, status, created_at, "
-            "started_at, completed_at, total_epochs_run, training_time, early_stopped, best_epoch, "
-            "dataset_path, error, heartbeat_at FROM run "
-            "WHERE (? IS NULL OR status = ?) AND (? IS NULL OR run_id < ?) "
-            "ORDER BY run_id DESC LIMIT ?",
-            (status, status, before, before, limit),
+            "WITH chosen AS (SELECT run_id, run_name, run_description, training_mode, status, "
+            "created_at, started_at, completed_at, total_epochs_run, training_time, early_stopped, "
+            "best_epoch, dataset_path, error, heartbeat_at, "
+            "json_extract(config, '$.experiment.epochs') AS epochs FROM run "
+            f"WHERE {of_status} (? IS NULL OR run_id < ?) AND instr(lower(run_name), lower(?)) "
+            "ORDER BY run_id DESC LIMIT ?) "
+            "SELECT chosen.*, epoch, val_recall, val_specificity, val_f1, val_auroc, val_loss "
+            "FROM chosen LEFT JOIN run_metrics AS m ON m.run_id = chosen.run_id AND m.epoch = "
+            "COALESCE(best_epoch, (SELECT max(epoch) FROM run_metrics AS of_run "
+            "WHERE of_run.run_id = chosen.run_id)) "
+            "ORDER BY chosen.run_id DESC",
+            (*statuses, before, before, name, limit),
         )
+
+    async def progress(self, run_ids: Sequence[int]) -> dict[int, Row]:
+        """The latest progress event of each of these runs that has one."""
+        rows = await self._rows(
+            "SELECT * FROM event WHERE event = 'training_progress' "
+            f"AND run_id IN ({_marks(run_ids)})",
+            tuple(run_ids),
+        )
+        return {row["run_id"]: row for row in rows}
+
+    async def live_runs(self) -> list[Row]:
+        """Runs that a process has, or had until it died."""
+        return await self._rows(
+            "SELECT run_id, status, pid, pid_started_at FROM run "
+            "WHERE status IN ('preparing', 'in_progress') ORDER BY run_id"
+        )
+
+    async def queued_runs(self) -> list[int]:
+        """Their ids, the first to start first."""
+        rows = await self._rows("SELECT run_id FROM run WHERE status = 'queued' ORDER BY run_id")
+        return [row["run_id"] for row in rows]
+
+    async def completed_with(self, dataset_path: str, limit: int = 20) -> list[Row]:
+        """The latest completed runs on a data set, whole."""
+        return await self._rows(
+            "SELECT * FROM run WHERE status = 'completed' AND dataset_path = ? "
+            "ORDER BY run_id DESC LIMIT ?",
+            (dataset_path, limit),
+        )
+
+    async def end_run(
+        self,
+        run_id: int,
+        states: Sequence[str],
+        status: str,
+        event: str,
+        payload: Mapping[str, Any],
+        error: str | None = None,
+        pid: int | None = None,
+    ) -> bool:
+        """End a run that no worker will end, if it is in one of `states`, and log why.
+
+        With `pid`, only where the run is still that process's.
+        """
+        async with self.transaction():
+            cursor = await self._db.execute(
+                "UPDATE run SET status = ?, completed_at = ?, error = ? "
+                f"WHERE run_id = ? AND (? IS NULL OR pid = ?) AND status IN ({_marks(states)})",
+                (status, now(), error, run_id, pid, pid, *states),
+            )
+            if cursor.rowcount == 1:
+                await self.add_event(run_id, now(), event, payload)
+        return cursor.rowcount == 1
 
     async def count_runs(self) -> dict[str, int]:
         """Runs by status."""
         rows = await self._rows("SELECT status, count(*) AS n FROM run GROUP BY status")
         return {row["status"]: row["n"] for row in rows}
 
-    async def delete_run(self, run_id: int) -> None:
-        """The run with its metrics and events."""
-        await self._db.execute("DELETE FROM run WHERE run_id = ?", (run_id,))
+    async def requeue_run(self, run_id: int, states: Sequence[str]) -> bool:
+        """Put an ended run back into the queue, if it is in one of `states`."""
+        cursor = await self._db.execute(
+            "UPDATE run SET status = 'queued', completed_at = NULL, error = NULL, pid = NULL, "
+            f"pid_started_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
+            (run_id, *states),
+        )
+        return cursor.rowcount == 1
+
+    async def delete_run(self, run_id: int, states: Sequence[str]) -> bool:
+        """The run with its metrics and events, if it is in one of `states`."""
+        cursor = await self._db.execute(
+            f"DELETE FROM run WHERE run_id = ? AND status IN ({_marks(states)})", (run_id, *states)
+        )
+        return cursor.rowcount == 1
 
     # events and metrics
 
@@ -174,6 +256,11 @@ class Store:
             f"SELECT * FROM event WHERE event_id > ? {chosen}ORDER BY event_id LIMIT ?", values
         )
 
+    async def last_event_id(self) -> int:
+        """The highest id ever given to an event; 0 before the first."""
+        rows = await self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return int(rows[0]["seq"]) if rows else 0
+
     async def data_version(self) -> int:
         """Changes when another connection has committed; cheaper than any query."""
         async with self._db.execute("PRAGMA data_version") as cursor:
@@ -201,6 +288,10 @@ class Store:
         found = await self._rows("SELECT * FROM dataset WHERE name = ?", (name,))
         return found[0] if found else None
 
+    async def dataset_is_used(self, path: str) -> bool:
+        """Whether a run was given this file."""
+        return bool(await self._rows("SELECT 1 FROM run WHERE dataset_path = ? LIMIT 1", (path,)))
+
     async def list_datasets(self) -> list[Row]:
         """Every data set with its report, the newest first."""
         return await self._rows("SELECT * FROM dataset ORDER BY dataset_id DESC")
@@ -216,3 +307,7 @@ class Store:
     async def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Row]:
         async with self._db.execute(query, values) as cursor:
             return [as_row(row) for row in await cursor.fetchall()]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

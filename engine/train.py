@@ -65,13 +65,20 @@ def parser() -> argparse.ArgumentParser:
 def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     """The dotted overrides of the command line. Raises UserError for one without a value."""
     chosen: dict[str, Any] = dict(DEMO_OVERRIDES) if options.demo else {}
-    for item in options.set:
+    chosen |= set_values(options.set)
+    if options.epochs is not None:
+        chosen["experiment.epochs"] = options.epochs
+    return chosen
+
+
+def set_values(items: list[str]) -> dict[str, str]:
+    """KEY=VALUE pairs as dotted overrides. Raises UserError for one without a value."""
+    chosen = {}
+    for item in items:
         key, separator, value = item.partition("=")
         if not separator:
             raise UserError(f"--set {item}: write it as KEY=VALUE, as in experiment.epochs=10")
         chosen[key.strip()] = value.strip()
-    if options.epochs is not None:
-        chosen["experiment.epochs"] = options.epochs
     return chosen
 
 

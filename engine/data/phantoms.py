@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,8 @@ def write_demo_dataset(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["patient_id", "filename", "label"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with zipfile.ZipFile(unfinished, "w") as archive:
         for number, owner in enumerate(owners.tolist()):
             ill = owner % 2 == 1
             name = f"phantom_{number:04d}.png"
@@ -44,6 +47,7 @@ def write_demo_dataset(
             archive.writestr(f"images/{name}", file.getvalue())
             writer.writerow([f"D{owner:03d}", name, "PNEUMONIA" if ill else "NORMAL"])
         archive.writestr("metadata.csv", table.getvalue())
+    unfinished.replace(path)  # a run may be reading the one before
     return path
 
 
@@ -93,3 +97,7 @@ def _opacity(build: Build, x: np.ndarray, y: np.ndarray, rng: np.random.Generato
 
 def _soft(value: np.ndarray, edge: float) -> np.ndarray:
     return 1 / (1 + np.exp(-value / edge))
+
+
+if __name__ == "__main__":
+    write_demo_dataset(Path(sys.argv[1]))

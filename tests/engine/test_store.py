@@ -85,7 +85,7 @@ def test_an_epoch_has_one_row(path: Path) -> None:
             for value in (0.1, 0.2):
                 await store.put_metrics(run_id, row(1, value))
             assert [found["val_recall"] for found in await store.metrics(run_id)] == [0.2]
-            await store.delete_run(run_id)
+            await store.delete_run(run_id, ["queued"])
             assert await store.metrics(run_id) == []
 
     asyncio.run(use())
@@ -305,7 +305,7 @@ def test_runs_are_listed_newest_first_by_page_and_by_status(path: Path) -> None:
             first = await store.list_runs(limit=2)
             rest = await store.list_runs(limit=9, before=first[-1]["run_id"])
             assert [run["run_id"] for run in first + rest] == [5, 4, 3, 2, 1]
-            assert [run["run_id"] for run in await store.list_runs(status="failed")] == [4, 2]
+            assert [run["run_id"] for run in await store.list_runs(statuses=["failed"])] == [4, 2]
             assert await store.count_runs() == {"completed": 3, "failed": 2}
 
     asyncio.run(use())

@@ -1,0 +1,1 @@
+"""The server: REST, the live stream and the page. It imports no torch."""

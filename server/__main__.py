@@ -1,0 +1,149 @@
+"""`python -m server`: serve the page, the routes and the stream."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from config import ConfigManager, UserError
+from engine.train import set_values
+from server.app import create_app
+from server.demo import queue_demo
+from server.protocols import HttpProtocol, SocketProtocol
+from server.settings import TOKEN_VARIABLE, Settings, read_token
+
+CONNECTIONS = 4096  # sockets included
+SHUTDOWN_SECONDS = 5
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until a signal; 0 then, 2 for a mistake that the user can mend."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(format=LOG_FORMAT, level=options.log_level.upper())
+    try:
+        settings = settings_of(options)
+        app = create_app(settings)
+        listener = listen(settings)
+        if options.demo:
+            asyncio.run(queue_demo(settings))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    host, port = listener.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    print(f"Pneumoscope: http://{name}:{port}  (Ctrl-C ends the server; runs go on)", flush=True)
+    server = uvicorn.Server(uvicorn_config(app, options.log_level))
+    server.run(sockets=[listener])
+    return 0 if server.started else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m server",
+        description="Start runs, watch them live, compare them, and fetch what they leave.",
+        epilog=f"On an address that others can reach a token is needed: {TOKEN_VARIABLE}, or "
+        "--token-file. It then guards every route and the stream.",
+    )
+    command.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
+    command.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
+    command.add_argument(
+        "--data",
+        type=Path,
+        action="append",
+        metavar="FOLDER",
+        help="where data sets of runs may lie; may be given again (default: data)",
+    )
+    command.add_argument(
+        "--uploads",
+        type=Path,
+        default=Path("output/datasets"),
+        metavar="FOLDER",
+        help="where uploaded data sets are kept (default: %(default)s)",
+    )
+    command.add_argument("--config", type=Path, help="a YAML file: the base of every run")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one configuration key of every run; may be given again",
+    )
+    command.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the token")
+    command.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which browsers reach this server; may be given again",
+    )
+    command.add_argument(
+        "--cancel-grace",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="that a cancelled run has to save and end (default: %(default)s)",
+    )
+    command.add_argument(
+        "--demo", action="store_true", help="make a data set and two runs to look at"
+    )
+    command.add_argument(
+        "--log-level", default="warning", choices=("debug", "info", "warning", "error")
+    )
+    return command
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    """The command line's options, checked. Raises UserError."""
+    return Settings(
+        config=ConfigManager.load(options.config, overrides=set_values(options.set)),
+        host=options.host,
+        port=options.port,
+        token=read_token(options.token_file),
+        data_dirs=tuple(options.data or [Path("data")]),
+        upload_dir=options.uploads,
+        allowed_hosts=tuple(options.allow_host),
+        cancel_grace=options.cancel_grace,
+    )
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Raises UserError where the port is taken."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM
+        )[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"port {settings.port} of {settings.host} cannot be had ({error}); choose another "
+            "with --port"
+        ) from error
+
+
+def uvicorn_config(app: object, log_level: str) -> uvicorn.Config:
+    """uvicorn with our limits; no compression: it costs more memory a socket than all the rest."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=HttpProtocol,
+        ws=SocketProtocol,
+        ws_max_size=1024,
+        ws_per_message_deflate=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        server_header=False,
+        proxy_headers=False,
+        access_log=log_level in ("debug", "info"),
+        log_level=log_level,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

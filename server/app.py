@@ -1,0 +1,90 @@
+"""The application: the table of routes, and what lives as long as the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+
+from engine.store import Store
+from server import errors
+from server.hub import Hub
+from server.routes import datasets, live, runs, service
+from server.security import Gate, Guard
+from server.settings import Settings, check_exposure
+from server.supervisor import Supervisor
+
+ROUTES = [
+    Route("/", service.page),
+    Route("/login", service.show_login, methods=["GET"]),
+    Route("/login", service.login, methods=["POST"]),
+    Route("/healthz", service.health),
+    Route("/metrics", service.metrics),
+    Route("/openapi.json", service.openapi),
+    Route("/experiments/centralized", runs.start_run, methods=["POST"]),
+    Route("/runs", runs.list_runs),
+    Route("/runs/{run_id:run_id}", runs.show_run, methods=["GET"]),
+    Route("/runs/{run_id:run_id}", runs.delete_run, methods=["DELETE"]),
+    Route("/runs/{run_id:run_id}/cancel", runs.cancel_run, methods=["POST"]),
+    Route("/runs/{run_id:run_id}/resume", runs.resume_run, methods=["POST"]),
+    Route("/runs/{run_id:run_id}/metrics", runs.run_metrics),
+    Route("/runs/{run_id:run_id}/events", runs.run_events),
+    Route("/runs/{run_id:run_id}/artifacts/{name}", runs.artifact),
+    Route("/datasets", datasets.list_datasets),
+    Route("/datasets/{name}", datasets.show_dataset, methods=["GET"]),
+    Route("/datasets/{name}", datasets.put_dataset, methods=["PUT"]),
+    WebSocketRoute("/ws", live.stream),
+    WebSocketRoute("/ws/runs/{run_id:run_id}", live.stream),
+    Mount("/static", StaticFiles(directory=service.STATIC)),
+]
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI application. Raises UserError where it would be open to others without a token."""
+    check_exposure(settings)
+    gate = Gate(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        async with contextlib.AsyncExitStack() as stack:
+            # Three connections: reading never waits for writing, and the hub sees both.
+            store, writer, log = [
+                await stack.enter_async_context(await Store.open(settings.database))
+                for _ in range(3)
+            ]
+            datasets.clear_unfinished(settings.upload_dir)
+            hub, supervisor = Hub(log), Supervisor(writer, settings)
+            await hub.start()
+            await supervisor.adopt()
+            tasks = [asyncio.create_task(work.run()) for work in (hub, supervisor)]
+            try:
+                yield {
+                    "settings": settings,
+                    "store": store,
+                    "writer": writer,
+                    "hub": hub,
+                    "supervisor": supervisor,
+                    "gate": gate,
+                }
+            finally:  # the workers go on: the next server takes them up
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    return Starlette(
+        routes=ROUTES,
+        lifespan=lifespan,
+        middleware=[Middleware(Guard, settings=settings, gate=gate)],
+        exception_handlers={
+            errors.ApiError: errors.on_api_error,
+            HTTPException: errors.on_http_error,
+            Exception: errors.on_fault,
+        },
+    )

@@ -1,0 +1,59 @@
+"""`python -m server --demo`: something to look at within two minutes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from config import UserError
+from engine.store import Store
+from engine.train import DEMO_OVERRIDES
+from server.check_dataset import check
+from server.settings import Settings
+from server.supervisor import LIVE
+
+FINISHED, SHORT = "demo: soon finished", 6  # epochs
+WATCHED, LONG = "demo: to watch", 60
+
+
+async def queue_demo(settings: Settings) -> None:
+    """Queue a short run and a long one on synthetic films, the short one only once.
+
+    Raises UserError where the films cannot be made.
+    """
+    dataset = demo_dataset(settings)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "engine.data.phantoms", str(dataset)
+    )
+    if await process.wait() != 0:
+        raise UserError(f"the demo's films could not be made in {dataset.parent}")
+    found = await check(dataset, dataset.name, settings.config)
+    async with await Store.open(settings.database) as store:
+        await store.put_dataset(dataset.stem, str(dataset), None, found["report"])
+        for name, epochs, enough in ((FINISHED, SHORT, "completed"), (WATCHED, LONG, "queued")):
+            if not await store.list_runs((enough, "queued", *LIVE), name):
+                await store.create_run(
+                    run_name=name,
+                    run_description="synthetic films, made by python -m server --demo",
+                    config=demo_config(settings, epochs),
+                    dataset_path=str(dataset),
+                    status="queued",
+                )
+
+
+def demo_dataset(settings: Settings) -> Path:
+    """Where `python -m engine.train --demo` has it too."""
+    return Path(settings.config.output.cache_dir).resolve() / "chest_phantoms.zip"
+
+
+def demo_config(settings: Settings, epochs: int) -> dict[str, dict[str, Any]]:
+    """The server's configuration, small enough for two CPU cores."""
+    values = settings.config.to_dict()
+    overrides = {**DEMO_OVERRIDES, "experiment.epochs": epochs}
+    overrides["experiment.early_stopping_patience"] = epochs
+    for key, value in overrides.items():
+        section, name = key.split(".")
+        values[section][name] = value
+    return values

@@ -1,0 +1,112 @@
+"""From the event log to the sockets: one reader of the log, one encoding of each event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from engine.store import Store
+
+POLL_SECONDS = 0.04  # between two looks at the database's data_version
+WAITING = 256  # events that may wait for one socket before it counts as too slow
+ALL_RUNS = None
+
+log = logging.getLogger("pneumoscope")
+
+Message = tuple[int, str]  # (event_id, JSON)
+
+
+class Subscriber:
+    """One socket's part of the stream."""
+
+    __slots__ = ("_on_slow", "_queue", "slow")
+
+    def __init__(self, on_slow: Callable[[], None]) -> None:
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(WAITING)
+        self._on_slow = on_slow
+        self.slow = False
+
+    def put(self, message: Message) -> None:
+        """Hand over an event without waiting; where there is no room, drop the subscriber."""
+        if self.slow:
+            return
+        try:
+            self._queue.put_nowait(message)
+        except asyncio.QueueFull:
+            self.slow = True
+            self._on_slow()
+
+    async def get(self) -> Message:
+        """The next event."""
+        return await self._queue.get()
+
+
+class Hub:
+    """Follows the log and hands each new event to whom it concerns."""
+
+    def __init__(self, store: Store) -> None:
+        """`store` is the hub's own: a connection does not see its own writes as changes."""
+        self._store = store
+        self._subscribers: dict[int | None, set[Subscriber]] = defaultdict(set)
+        self.last_id = 0
+        self.sockets = 0
+        self.dropped = 0  # sockets, for being too slow
+
+    async def start(self) -> None:
+        """Take up the log where it stands."""
+        self.last_id = await self._store.last_event_id()
+
+    async def run(self) -> None:
+        """Follow the log for ever."""
+        version = -1
+        while True:
+            try:
+                if (now := await self._store.data_version()) != version:
+                    version = now  # read first: a change during the query is seen the next time
+                    await self._dispatch()
+            except sqlite3.Error:  # a disk in trouble, for a while
+                log.exception("the event log cannot be read")
+                await asyncio.sleep(1)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def subscribe(self, run_id: int | None, on_slow: Callable[[], None]) -> Subscriber:
+        """Events of one run, or of ALL_RUNS, from now on."""
+        subscriber = Subscriber(on_slow)
+        self._subscribers[run_id].add(subscriber)
+        return subscriber
+
+    def unsubscribe(self, run_id: int | None, subscriber: Subscriber) -> None:
+        """No more events."""
+        followers = self._subscribers[run_id]
+        followers.discard(subscriber)
+        if not followers:
+            del self._subscribers[run_id]
+
+    async def _dispatch(self) -> None:
+        while True:
+            rows = await self._store.events_after(self.last_id)
+            for row in rows:
+                message = (row["event_id"], encode(row))
+                for key in (ALL_RUNS, row["run_id"]):
+                    for subscriber in self._subscribers.get(key, ()):
+                        subscriber.put(message)
+                self.last_id = row["event_id"]
+            if not rows:
+                return
+            await asyncio.sleep(0)  # let the sockets send
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """An event as it travels: the payload beside event, event_id, run_id and at."""
+    head = {key: row[key] for key in ("event", "event_id", "run_id", "at")}
+    return head | row["payload"]
+
+
+def encode(row: dict[str, Any]) -> str:
+    """The same as JSON."""
+    return json.dumps(flat(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False)

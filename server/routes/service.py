@@ -1,0 +1,125 @@
+"""The server itself: health, Prometheus figures, description, login and page."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+
+from server.errors import ApiError
+from server.openapi import describe
+from server.requests import STATUSES
+from server.security import COOKIE
+
+STATIC = Path(__file__).parents[1] / "static"
+LATEST = 20  # runs whose last epoch is among the figures
+FIGURES = ("val_recall", "val_specificity", "val_f1", "val_auroc", "val_loss")
+LOGIN_BYTES = 4096
+LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"
+content="width=device-width"><meta name="color-scheme" content="light dark">
+<title>Pneumoscope: log in</title><h1>Pneumoscope</h1><form method="post" action="/login">
+<p><label>Token <input type="password" name="token" autofocus required></label>
+<button>Log in</button></p></form><p role="alert">{message}</p></html>"""
+
+
+async def page(_request: Request) -> Response:
+    """GET /: the page."""
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def health(request: Request) -> Response:
+    """GET /healthz: whether the database answers."""
+    await request.state.store.last_event_id()
+    return JSONResponse({"status": "ok"})
+
+
+async def openapi(_request: Request) -> Response:
+    """GET /openapi.json."""
+    return JSONResponse(describe())
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics: Prometheus' text form."""
+    state = request.state
+    counts = await state.store.count_runs()
+    runs = await state.store.list_runs(limit=LATEST)
+    lines = [
+        *_family("pneumoscope_runs", "gauge", "runs by status"),
+        *(f'pneumoscope_runs{{status="{s}"}} {counts.get(s, 0)}' for s in STATUSES),
+        *_family("pneumoscope_events_total", "counter", "events written to the log"),
+        f"pneumoscope_events_total {await state.store.last_event_id()}",
+        *_family("pneumoscope_queue_depth", "gauge", "runs that wait for a device"),
+        f"pneumoscope_queue_depth {counts.get('queued', 0)}",
+        *_family("pneumoscope_sockets", "gauge", "open sockets"),
+        f"pneumoscope_sockets {state.hub.sockets}",
+        *_family("pneumoscope_sockets_dropped_total", "counter", "sockets that were too slow"),
+        f"pneumoscope_sockets_dropped_total {state.hub.dropped}",
+        *_family("pneumoscope_epoch", "gauge", "epoch of the figures below"),
+        *(f'pneumoscope_epoch{{run_id="{r["run_id"]}"}} {r["epoch"]}' for r in runs if r["epoch"]),
+    ]
+    for name in FIGURES:
+        lines += _family(f"pneumoscope_{name}", "gauge", f"{name} of a run's best or last epoch")
+        lines += [
+            f'pneumoscope_{name}{{run_id="{run["run_id"]}"}} {run[name]:.10g}'
+            for run in runs
+            if run[name] is not None
+        ]
+    text = "\n".join(lines) + "\n"
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _family(name: str, kind: str, meaning: str) -> list[str]:
+    return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
+
+
+async def show_login(request: Request) -> Response:
+    """GET /login: a field for the token."""
+    if not request.state.gate.needed:
+        return RedirectResponse("/", status_code=303)
+    return HTMLResponse(LOGIN.format(message=""))
+
+
+async def login(request: Request) -> Response:
+    """POST /login: a cookie for the right token."""
+    gate = request.state.gate
+    if not gate.needed:
+        return RedirectResponse("/", status_code=303)
+    token = await _token_of(request)
+    try:
+        gate.require(request.scope, token)
+    except ApiError as error:
+        page = LOGIN.format(message=error.detail)
+        return HTMLResponse(page, status_code=error.status, headers=error.headers)
+    response = RedirectResponse("/", status_code=303)
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, gate.session(), httponly=True, samesite="strict", secure=secure)
+    return response
+
+
+async def _token_of(request: Request) -> str:
+    """The form's one field; Starlette's own parser would need one more package."""
+    from urllib.parse import parse_qs
+
+    body = bytearray()
+    try:
+        async with asyncio.timeout(request.state.settings.body_timeout):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LOGIN_BYTES:
+                    raise ApiError(413, "this is no token")
+    except TimeoutError:
+        raise ApiError(408, "the form did not arrive in time") from None
+    except ClientDisconnect:
+        raise ApiError(400, "the client went away") from None
+    fields: dict[str, Any] = parse_qs(body.decode("utf-8", errors="replace"), max_num_fields=8)
+    return str(fields.get("token", [""])[0])
