@@ -53,6 +53,8 @@ def demo_config(settings: Settings, epochs: int) -> dict[str, dict[str, Any]]:
     values = settings.config.to_dict()
     overrides = {**DEMO_OVERRIDES, "experiment.epochs": epochs}
     overrides["experiment.early_stopping_patience"] = epochs
+    if epochs == LONG:
+        overrides["experiment.learning_rate"] = 5e-5  # slow enough to see it learn
     for key, value in overrides.items():
         section, name = key.split(".")
         values[section][name] = value

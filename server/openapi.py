@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from config.schema import DEFAULTS, RULES, Rule
+from config import Config
+from config.schema import RULES, Rule
 from engine.store import METRIC_COLUMNS
 from server.requests import (
     DESCRIPTION_LENGTH,
@@ -26,8 +27,8 @@ RUN_ID: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 FIGURES = ("val_recall", "val_specificity", "val_f1", "val_auroc", "val_loss")
 
 
-def describe() -> Schema:
-    """The whole document."""
+def describe(config: Config) -> Schema:
+    """The whole document; the defaults of a run are those of the server's configuration."""
     return {
         "openapi": "3.1.0",
         "info": {
@@ -69,7 +70,7 @@ def describe() -> Schema:
                 "Metrics": _metrics_row(),
                 "Event": _object(event=TEXT, event_id=WHOLE, run_id=WHOLE, at=TEXT),
                 "Dataset": _dataset(),
-                "ConfigOverrides": config_overrides(),
+                "ConfigOverrides": config_overrides(config),
             },
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -77,14 +78,16 @@ def describe() -> Schema:
     }
 
 
-def config_overrides() -> Schema:
+def config_overrides(config: Config) -> Schema:
     """A property for each key that a run may override, with type, range, default and meaning."""
+    values = config.to_dict()
+    defaults = {f"{name}.{key}": v for name, keys in values.items() for key, v in keys.items()}
     return {
         "type": "object",
         "additionalProperties": False,
         "properties": {
             key: _rule_schema(rule)
-            | {"default": DEFAULTS[key], "description": f"{rule.meaning} ({rule.allowed()})"}
+            | {"default": defaults[key], "description": f"{rule.meaning} ({rule.allowed()})"}
             for key, rule in RULES.items()
             if not key.startswith("output.")
         },

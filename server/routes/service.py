@@ -43,9 +43,9 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def openapi(_request: Request) -> Response:
+async def openapi(request: Request) -> Response:
     """GET /openapi.json."""
-    return JSONResponse(describe())
+    return JSONResponse(describe(request.state.settings.config))
 
 
 async def metrics(request: Request) -> Response:
