@@ -127,9 +127,16 @@ async def _dataset(body: dict[str, Any], settings: Settings, store: Store) -> Pa
         raise ApiError(404, f"there is no data set {wanted}", field="dataset_id")
     text = _text(body, "dataset_path", PATH_LENGTH)
     path = _require_readable(text, settings, "dataset_path")
-    if not path.exists():
+    if not _exists(path):
         raise ApiError(422, f"there is nothing at {text}", field="dataset_path")
     return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long
+        return False
 
 
 def _require_readable(text: str, settings: Settings, field: str) -> Path:
@@ -137,7 +144,7 @@ def _require_readable(text: str, settings: Settings, field: str) -> Path:
     try:
         path = Path(text).resolve()
         inside = settings.readable(path)
-    except (OSError, ValueError, RuntimeError):  # a null byte, a name too long, a circle of links
+    except (OSError, ValueError, RuntimeError):  # a null byte, a circle of links
         inside = False
     if not inside:
         raise ApiError(403, f"{field} must lie in a folder given by --data", field=field)

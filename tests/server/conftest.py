@@ -1,0 +1,219 @@
+"""A real server on a real port, and what the tests do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+from engine.data.phantoms import write_demo_dataset
+from engine.database import create_run_sync
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "model.backbone": "resnet18",
+    "model.weights": "none",
+    "data.image_size": 32,
+    "system.batch_size": 16,
+    "system.precision": "fp32",
+    "system.num_workers": 0,
+}
+ENDED = ("completed", "stopped", "failed", "interrupted")
+
+
+class Server:
+    """`python -m server` in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, *arguments: str, environ: dict[str, str] | None = None
+    ) -> None:
+        self.folder, self.arguments = folder, arguments
+        self.environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})}
+        self.log = folder / "server.log"
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it, again on the same port, and wait until it answers."""
+        command = [sys.executable, "-m", "server", "--port", str(self.port), *self.arguments]
+        with self.log.open("ab") as errors:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environ,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://\S+:(\d+)", line)
+        assert found, f"{line!r} {self.log.read_text()}"
+        self.port = int(found.group(1))
+        wait_until(self.answers, 20)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=5).status_code < 500
+        except httpx.TransportError:
+            return False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "output" / "pneumoscope.db"
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=30, **options)
+
+    def socket(self, path: str = "/ws", **options: Any) -> ClientConnection:
+        return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
+
+    def begin(self, epochs: int = 2, name: str = "test", **overrides: Any) -> int:
+        """A small run on `data/films.zip`; its id."""
+        body = {
+            "run_name": name,
+            "dataset_path": "data/films.zip",
+            "config_overrides": {**SMALL, "experiment.epochs": epochs, **overrides},
+        }
+        answer = self.post("/experiments/centralized", body)
+        assert answer.status_code == 202, answer.text
+        return int(answer.json()["run_id"])
+
+    def run(self, run_id: int) -> dict[str, Any]:
+        found: dict[str, Any] = self.get(f"/runs/{run_id}").json()
+        return found
+
+    def wait_for(self, run_id: int, *statuses: str, seconds: float = 60) -> dict[str, Any]:
+        """The run once it has one of these states."""
+        wait_until(
+            lambda: self.run(run_id)["status"] in statuses, seconds, lambda: self.run(run_id)
+        )
+        return self.run(run_id)
+
+    def write_event(self, run_id: int, event: str = "warning", **payload: Any) -> int:
+        """As another process would, straight into the log; its id."""
+        with sqlite3.connect(self.database, timeout=30) as database:
+            cursor = database.execute(
+                "INSERT INTO event (run_id, at, event, payload) VALUES (?, 'now', ?, ?)",
+                (run_id, event, json.dumps(payload)),
+            )
+        database.close()
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def write_run(self, status: str = "completed", **fields: Any) -> int:
+        """A run as another process would have left it."""
+        config = {"experiment": {"epochs": 3}, "output": outputs()}
+        return create_run_sync(
+            self.database,
+            **{"run_name": "written", "status": status, "config": config, **fields},
+        )
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
+        database = sqlite3.connect(self.database, timeout=30)
+        try:
+            return database.execute(text).fetchall()
+        finally:
+            database.close()
+
+    def memory(self) -> int:
+        """Resident bytes of the server's process."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found
+        return int(found.group(1)) * 1024
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        self.process.send_signal(number)
+        self.process.wait(20)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def end(self) -> None:
+        """Stop the server and whatever worker it may have left."""
+        if self.process.poll() is None:
+            self.stop()
+        if self.database.exists():
+            for (pid,) in self.query("SELECT pid FROM run WHERE status NOT IN ('completed')"):
+                kill_worker(pid)
+
+
+def outputs() -> dict[str, str]:
+    return {
+        "checkpoint_dir": "output/checkpoints",
+        "results_dir": "output/results",
+        "log_dir": "output/logs",
+    }
+
+
+def kill_worker(pid: int | None) -> None:
+    """SIGKILL, if that process is a worker of a test."""
+    try:
+        if pid and b"engine.train" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def wait_until(
+    true: Callable[[], bool], seconds: float, tell: Callable[[], object] = lambda: ""
+) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {tell()}"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of synthetic films."""
+    path = tmp_path_factory.mktemp("films") / "films.zip"
+    return write_demo_dataset(path, films=64, patients=32, size=48)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, films: Path) -> Path:
+    """A folder for a server, with data/films.zip."""
+    return prepare_folder(tmp_path, films)
+
+
+def prepare_folder(folder: Path, films: Path) -> Path:
+    (folder / "data").mkdir()
+    (folder / "data" / "films.zip").write_bytes(films.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Server]:
+    """A server of its own for a test that stops or kills it."""
+    server = Server(folder)
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Iterator[Server]:
+    """One server for the tests of a file that only talk to it."""
+    server = Server(prepare_folder(tmp_path_factory.mktemp("shared"), films))
+    yield server
+    server.end()
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
