@@ -92,6 +92,13 @@ def parser() -> argparse.ArgumentParser:
         help="that a cancelled run has to save and end (default: %(default)s)",
     )
     command.add_argument(
+        "--max-sockets",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="sockets at most (default: %(default)s)",
+    )
+    command.add_argument(
         "--demo", action="store_true", help="make a data set and two runs to look at"
     )
     command.add_argument(
@@ -111,6 +118,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         upload_dir=options.uploads,
         allowed_hosts=tuple(options.allow_host),
         cancel_grace=options.cancel_grace,
+        max_sockets=options.max_sockets,
     )
 
 

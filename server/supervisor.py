@@ -101,9 +101,9 @@ class Supervisor:
             if await self._end(run_id, ("queued",), "stopped", stopped(reason)):
                 return True
             await self._follow()
-            worker = self._workers.get(run_id)
-            if worker is None:
-                return False
+            worker, row = self._workers.get(run_id), await self._store.get_run(run_id)
+            if worker is None or row is None or row["status"] not in LIVE:
+                return False  # ended, even where its process is still about to
             if run_id not in self._cancels:  # a second SIGTERM would end it at once
                 grace = self._settings.cancel_grace
                 self._cancels[run_id] = Cancel(time.monotonic() + grace)

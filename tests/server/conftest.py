@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
 from engine.data.phantoms import write_demo_dataset
 from engine.database import create_run_sync
@@ -36,11 +36,9 @@ ENDED = ("completed", "stopped", "failed", "interrupted")
 class Server:
     """`python -m server` in a folder of its own."""
 
-    def __init__(
-        self, folder: Path, *arguments: str, environ: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
         self.folder, self.arguments = folder, arguments
-        self.environ = {**os.environ, "PYTHONPATH": str(ROOT), **(environ or {})}
+        self.environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
         self.log = folder / "server.log"
         self.port = 0
         self.start()
@@ -84,7 +82,8 @@ class Server:
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=30, **options)
 
-    def socket(self, path: str = "/ws", **options: Any) -> ClientConnection:
+    def socket(self, path: str = "/ws", **options: Any) -> connect:
+        """A context manager that gives an open socket."""
         return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
 
     def begin(self, epochs: int = 2, name: str = "test", **overrides: Any) -> int:

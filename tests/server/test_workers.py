@@ -1,0 +1,223 @@
+"""Runs in processes of their own: real workers, started, adopted, cancelled, killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from config import ConfigManager
+from engine.process import is_alive, started_at
+
+from .conftest import ROOT, SMALL, Server, wait_until
+
+
+def pid_of(server: Server, run_id: int) -> int:
+    """The worker's process, once it trains."""
+    server.wait_for(run_id, "in_progress")
+    return int(server.query(f"SELECT pid FROM run WHERE run_id = {run_id}")[0][0])
+
+
+def metrics_epochs(server: Server, run_id: int) -> list[int]:
+    return [row["epoch"] for row in server.get(f"/runs/{run_id}/metrics").json()["metrics"]]
+
+
+def test_a_run_from_its_start_to_its_files(server: Server) -> None:
+    with server.socket() as stream:
+        body = {
+            "run_name": "first",
+            "run_description": "a note",
+            "dataset_path": "data/films.zip",
+            "config_overrides": {**SMALL, "experiment": {"epochs": 2}},
+        }
+        answer = server.post("/experiments/centralized", body)
+        assert answer.status_code == 202
+        run_id = answer.json()["run_id"]
+        assert answer.json() == {
+            "run_id": run_id,
+            "training_mode": "centralized",
+            "status": "in_progress",
+            "message": "the run has begun",
+            "estimated_duration": None,
+        }
+        told = []
+        while not told or told[-1]["event"] != "training_complete":
+            told.append(json.loads(stream.recv(timeout=60)))
+    names = [event["event"] for event in told]
+    assert names[0] == "training_started"
+    assert names.count("training_metrics_update") == 2
+    assert [event["event_id"] for event in told] == sorted(event["event_id"] for event in told)
+    assert {event["run_id"] for event in told} == {run_id}
+
+    run = server.run(run_id)
+    assert run["status"] == "completed"
+    assert run["run_description"] == "a note"
+    assert run["result"]["best_recall"] == told[-1]["metrics"]["best_recall"]
+    assert run["manifest"]["hardware"]["device"].startswith("cpu")
+    assert not any(key.startswith("pid") for key in run)
+    assert metrics_epochs(server, run_id) == [1, 2]
+    names = {file["name"]: file["bytes"] for file in run["artifacts"]}
+    assert {"checkpoint", "last", "csv", "json", "log", "console", "scores"} <= set(names)
+    checkpoint = server.get(f"/runs/{run_id}/artifacts/checkpoint")
+    assert len(checkpoint.content) == names["checkpoint"]
+
+    # The same once more has an estimate; a longer one a longer estimate; another size none.
+    for change, expected in (
+        ({}, 1.0),
+        ({"experiment.epochs": 6}, 3.0),
+        ({"data.image_size": 64}, 0),
+    ):
+        overrides = {**SMALL, "experiment.epochs": 2, **change}
+        again = server.post("/experiments/centralized", body | {"config_overrides": overrides})
+        estimate = again.json()["estimated_duration"]
+        if expected:
+            assert abs(estimate / run["training_time"] - expected) < 0.2
+        else:
+            assert estimate is None
+        server.post(f"/runs/{again.json()['run_id']}/cancel")
+
+    conflict = server.post(f"/runs/{run_id}/cancel")
+    assert conflict.status_code == 409
+    assert conflict.json()["status"] == "completed"
+    assert server.post(f"/runs/{run_id}/resume").status_code == 409
+
+
+def test_a_run_is_cancelled_gracefully_and_resumed(server: Server) -> None:
+    run_id = server.begin(epochs=40)
+    waiting = server.begin(epochs=2, name="waits")
+    assert server.run(waiting)["status"] == "queued"
+    wait_until(lambda: len(metrics_epochs(server, run_id)) >= 2, 60)
+    assert server.post(f"/runs/{waiting}/cancel").json()["status"] == "stopped"
+    assert server.post(f"/runs/{waiting}/cancel").status_code == 409
+    assert server.post(f"/runs/{run_id}/cancel").status_code == 202
+    assert server.post(f"/runs/{run_id}/cancel").status_code in (202, 409)  # again harms nothing
+    stopped = server.wait_for(run_id, "stopped")
+    assert stopped["total_epochs_run"] == len(metrics_epochs(server, run_id)) < 40
+    reason = server.get(f"/runs/{run_id}/events").json()["events"][-1]
+    assert reason["event"] == "training_stopped"
+    assert reason["reason"] == "stopped by SIGTERM"
+
+    seen = len(metrics_epochs(server, run_id))
+    assert server.post(f"/runs/{run_id}/resume").status_code == 202
+    wait_until(lambda: len(metrics_epochs(server, run_id)) > seen, 60)
+    server.post(f"/runs/{run_id}/cancel")
+    server.wait_for(run_id, "stopped")
+    epochs = metrics_epochs(server, run_id)
+    assert epochs == list(range(1, len(epochs) + 1))  # each once
+
+
+def test_one_that_does_not_end_is_killed_after_the_grace_time(folder: Path) -> None:
+    server = Server(folder, "--cancel-grace", "1")
+    try:
+        run_id = server.begin(epochs=500)
+        pid = pid_of(server, run_id)
+        os.kill(pid, signal.SIGSTOP)  # hears no SIGTERM
+        server.post(f"/runs/{run_id}/cancel")
+        server.wait_for(run_id, "stopped", seconds=20)
+        last = server.get(f"/runs/{run_id}/events").json()["events"][-1]
+        assert last["reason"] == "cancelled; killed after 1 s"
+        assert started_at(pid) is None
+    finally:
+        server.end()
+
+
+def test_a_killed_worker_is_a_failed_run_with_its_last_output(server: Server) -> None:
+    run_id, waiting = server.begin(epochs=500), server.begin(epochs=1, name="next")
+    wait_until(lambda: len(metrics_epochs(server, run_id)) >= 1, 60)
+    with server.socket(f"/ws/runs/{run_id}") as stream:
+        os.kill(pid_of(server, run_id), signal.SIGKILL)
+        while (event := json.loads(stream.recv(timeout=20)))["event"] != "training_failed":
+            pass
+    assert "SIGKILL" in event["error"]
+    run = server.run(run_id)
+    assert run["status"] == "failed"
+    assert "its last output:" in run["error"]
+    assert "epoch   train loss" in run["error"]
+    server.wait_for(waiting, "completed")  # the others do not notice
+    assert server.post(f"/runs/{run_id}/resume").status_code == 202
+    server.wait_for(run_id, "in_progress")
+
+
+def test_a_worker_that_cannot_train_fails_with_the_reason(server: Server) -> None:
+    (server.folder / "data" / "empty").mkdir()
+    body = {"run_name": "bad", "dataset_path": "data/empty"}
+    run_id = server.post("/experiments/centralized", body).json()["run_id"]
+    run = server.wait_for(run_id, "failed")
+    assert "metadata.csv" in run["error"]
+
+
+def test_a_new_server_takes_up_the_living_and_tells_of_the_dead(server: Server) -> None:
+    run_id = server.begin(epochs=500)
+    pid = pid_of(server, run_id)
+    started = started_at(pid)
+    server.stop(signal.SIGKILL)
+    assert is_alive(pid, started)  # the server's end is not the run's
+    # Dead: its number now belongs to another process, which must be left alone.
+    dead = server.write_run("in_progress", pid=os.getpid(), pid_started_at=1.0)
+    config = ConfigManager.load(overrides={**SMALL, "experiment.epochs": 1})
+    films = str(server.folder / "data" / "films.zip")
+    queued = server.write_run("queued", dataset_path=films, config=config.to_dict())
+    server.start()
+    assert server.run(dead)["status"] == "interrupted"
+    assert server.run(run_id)["status"] == "in_progress"
+    assert server.query(f"SELECT pid FROM run WHERE run_id = {run_id}") == [(pid,)]
+    time.sleep(1.5)
+    assert server.run(queued)["status"] == "queued"  # the only slot is taken
+    assert server.post(f"/runs/{run_id}/cancel").status_code == 202
+    server.wait_for(run_id, "stopped")
+    server.wait_for(queued, "completed")
+
+
+def test_a_server_that_stops_leaves_its_worker_to_end_well(server: Server) -> None:
+    run_id = server.begin(epochs=3)
+    pid = pid_of(server, run_id)
+    server.stop()
+    wait_until(lambda: started_at(pid) is None, 60)
+    server.start()
+    assert server.run(run_id)["status"] == "completed"
+
+
+def test_a_run_from_the_command_line_streams_and_is_cancelled_like_any_other(
+    server: Server,
+) -> None:
+    settings = [f"{key}={value}" for key, value in SMALL.items()]
+    command = [sys.executable, "-m", "engine.train", "--dataset", "data/films.zip"]
+    command += ["--epochs", "500", *(word for item in settings for word in ("--set", item))]
+    with server.socket() as stream:
+        worker = subprocess.Popen(
+            command,
+            cwd=server.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while (event := json.loads(stream.recv(timeout=60)))["event"] != "training_metrics_update":
+            pass
+    waiting = server.begin(epochs=1)
+    assert server.run(waiting)["status"] == "queued"  # it has the only slot
+    assert server.post(f"/runs/{event['run_id']}/cancel").status_code == 202
+    assert worker.wait(60) == 0
+    assert server.run(event["run_id"])["status"] == "stopped"
+    server.wait_for(waiting, "completed")
+
+
+def test_a_secret_does_not_reach_the_workers(folder: Path) -> None:
+    server = Server(folder, PNEUMOSCOPE_TOKEN="very-secret-token")
+    try:
+        headers = {"authorization": "Bearer very-secret-token"}
+        body = {
+            "run_name": "a",
+            "dataset_path": "data/films.zip",
+            "config_overrides": {**SMALL, "experiment.epochs": 500},
+        }
+        server.post("/experiments/centralized", body, headers=headers)
+        wait_until(lambda: bool(server.query("SELECT 1 FROM run WHERE pid IS NOT NULL")), 20)
+        ((pid,),) = server.query("SELECT pid FROM run")
+        assert b"very-secret-token" not in Path(f"/proc/{pid}/environ").read_bytes()
+        assert "very-secret-token" not in server.log.read_text()
+    finally:
+        server.end()
