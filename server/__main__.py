@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         "--token-file. It then guards every route and the stream.",
     )
     command.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
-    command.add_argument("--port", type=int, default=8000, help="port (default: %(default)s)")
+    command.add_argument(
+        "--port", type=int, default=8000, help="port; 0 takes a free one (default: %(default)s)"
+    )
     command.add_argument(
         "--data",
         type=Path,
@@ -124,12 +126,14 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def listen(settings: Settings) -> socket.socket:
     """A listening socket. Raises UserError where the port is taken."""
+    if not 0 <= settings.port <= 65535:
+        raise UserError(f"port {settings.port}: ports go from 0 to 65535")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM
         )[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UserError(
             f"port {settings.port} of {settings.host} cannot be had ({error}); choose another "
             "with --port"

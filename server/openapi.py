@@ -235,7 +235,7 @@ def _put_dataset() -> Schema:
         422: _error("no good data set; problems lists everything that is wrong"),
         507: _error("the disk is full"),
     }
-    body = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    body = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     return _operation("Upload a ZIP", answers, [_dataset_name()]) | {
         "requestBody": {"required": True, "content": body}
     }

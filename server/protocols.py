@@ -39,6 +39,17 @@ class HttpProtocol(H11Protocol):
         self._stop_clock()
         super().handle_websocket_upgrade(event)
 
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn's; but the application must not answer the same request once more."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        if answering:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if answering and self.cycle.response_started:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
     def _stop_clock(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()

@@ -22,7 +22,7 @@ from server.settings import Settings
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PART = ".upload-"  # how the names of unfinished uploads begin
 CHUNK = 1 << 20  # bytes handed to the disk at once
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 async def put_dataset(request: Request) -> Response:

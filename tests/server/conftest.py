@@ -36,8 +36,14 @@ ENDED = ("completed", "stopped", "failed", "interrupted")
 class Server:
     """`python -m server` in a folder of its own."""
 
-    def __init__(self, folder: Path, *arguments: str, **environ: str) -> None:
-        self.folder, self.arguments = folder, arguments
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        command: tuple[str, ...] = (sys.executable, "-m", "server"),
+        **environ: str,
+    ) -> None:
+        self.folder, self.arguments, self.command = folder, arguments, command
         self.environ = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
         self.log = folder / "server.log"
         self.port = 0
@@ -45,7 +51,7 @@ class Server:
 
     def start(self) -> None:
         """Start it, again on the same port, and wait until it answers."""
-        command = [sys.executable, "-m", "server", "--port", str(self.port), *self.arguments]
+        command = [*self.command, "--port", str(self.port), *self.arguments]
         with self.log.open("ab") as errors:
             self.process = subprocess.Popen(
                 command,
