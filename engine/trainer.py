@@ -92,8 +92,9 @@ class CentralizedTrainer:
             database = Path(self.config.output.database)
             claim_run_sync(database, self.run_id, os.getpid(), started_at(os.getpid()))
         sinks: list[Sink] = [
-            DatabaseSink(Path(self.config.output.database)),
+            # First: who hears of an event from the database finds it in the files.
             FilesSink(Path(self.config.output.results_dir), Path(self.config.output.log_dir)),
+            DatabaseSink(Path(self.config.output.database)),
             ConsoleSink(),
         ]
         with EventQueue(sinks, self.run_id) as events:

@@ -170,7 +170,8 @@ async def artifact(request: Request) -> Response:
     if not await run_in_threadpool(path.is_file):
         raise ApiError(404, f"run {run_id} has no {name} yet", field="name")
     plain = path.name if path.parent != checkpoint_folder(row) else f"run_{run_id}_{path.name}"
-    return FileResponse(path, filename=plain)
+    # It may grow at any time: a browser must ask each time.
+    return FileResponse(path, filename=plain, headers={"cache-control": "no-cache"})
 
 
 def artifacts(row: dict[str, Any]) -> dict[str, Path]:

@@ -32,7 +32,8 @@ function answer(status, text) {
 // The text of an artifact; with `last`, only so many bytes from its end. Null where there is none.
 export async function artifact(runId, name, last) {
   const headers = last ? { range: `bytes=-${last}` } : {};
-  const response = await fetch(`/runs/${runId}/artifacts/${name}`, { headers });
+  // Past the browser's cache: it would answer a range from what the file once was.
+  const response = await fetch(`/runs/${runId}/artifacts/${name}`, { headers, cache: "no-store" });
   return response.ok ? response.text() : null;
 }
 
