@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from config import Config
 from config.schema import describe
 from engine import events
+from server.openapi import describe as describe_routes
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = {"config": {"engine", "server", "benchmarks"}, "engine": {"server", "starlette"}}
+FORBIDDEN = {
+    "config": {"engine", "server", "benchmarks"},
+    "engine": {"server", "starlette", "uvicorn", "benchmarks"},
+    "server": {"torch", "torchvision", "numpy", "PIL", "benchmarks"},
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -34,7 +41,10 @@ def test_imports_go_one_way(package: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "engine", "engine.events", "engine.store", "engine.data.source", "engine.train"],
+    [
+        *("config", "engine", "engine.events", "engine.store", "engine.data.source"),
+        *("engine.train", "server.__main__", "server.check_dataset"),
+    ],
 )
 def test_light_modules_do_not_import_torch(module: str) -> None:
     check = f"import sys, {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
@@ -58,7 +68,20 @@ def test_readme_has_every_event() -> None:
         assert f"`{name}`" in readme
 
 
+def test_readme_has_every_route() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path, methods in describe_routes(Config())["paths"].items():
+        for method in methods:
+            assert f"`{method.upper()} {path}`" in readme
+
+
+def test_the_page_asks_nobody_else() -> None:
+    for path in (ROOT / "server" / "static").iterdir():
+        found = re.findall(r"https?://[^\s\"'`)]+", path.read_text(encoding="utf-8"))
+        assert set(found) <= {"http://www.w3.org/2000/svg"}, path
+
+
 def test_no_file_has_outgrown_a_head() -> None:
-    for package in ("config", "engine", "benchmarks"):
+    for package in ("config", "engine", "server", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path

@@ -26,6 +26,8 @@ export async function runView(main, id) {
     return run.last_event_id;
   }
 
+  const has = (name) => run.artifacts.some((file) => file.name === name);
+
   function drawHead() {
     const live = LIVE.includes(run.status);
     put(head,
@@ -62,8 +64,8 @@ export async function runView(main, id) {
   }
 
   async function drawScores() {
+    if (!has("scores")) return;
     const text = await artifact(id, "scores");
-    if (!text) return;
     const films = parseScores(text);
     const { roc, precision } = curves(films);
     const threshold = run.result?.validation?.threshold ?? 0.5;
@@ -77,8 +79,8 @@ export async function runView(main, id) {
   }
 
   async function drawLog() {
-    const lines = await artifact(id, "log", LOG_BYTES);
-    const output = run.status === "failed" ? await artifact(id, "console", LOG_BYTES) : null;
+    const lines = has("log") ? await artifact(id, "log", LOG_BYTES) : null;
+    const output = run.status === "failed" && has("console") ? await artifact(id, "console", LOG_BYTES) : null;
     put(log, h("section", { class: "card" }, h("h2", {}, "Log"),
       lines ? h("pre", { tabindex: 0, "aria-label": "log" }, lines) : h("p", { class: "soft" }, "Nothing yet."),
       output ? [h("h2", {}, "The worker's output"), h("pre", { tabindex: 0 }, output)] : null));
@@ -112,7 +114,7 @@ export async function runView(main, id) {
         drawFigures();
         drawLog();
       } else if (event.event === "checkpoint_saved") {
-        if (event.reason === "best") drawScores();
+        if (event.reason === "best") load(); // scores and files of its own
       } else if (ENDINGS.includes(event.event) || event.event === "training_started" || event.event === "warning") load();
     },
     async refresh() {
