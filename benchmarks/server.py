@@ -32,6 +32,7 @@ from engine.database import create_run_sync
 SOCKETS, EVENTS, EVERY = 1000, 60, 0.25  # seconds between two events
 RUNS, EPOCHS, RATE, SECONDS = 10_000, 100, 200, 15
 UPLOAD = 5_000_000_000  # bytes
+ROUNDS = 8  # of three epochs alone and three with listeners
 
 
 class Server:
@@ -248,15 +249,15 @@ async def training(server: Server) -> dict[str, Any]:
         epochs: dict[str, list[float]] = {"alone": [], "watched": []}
         async with connect(f"ws://{server.address}/ws/runs/{run_id}?after=0") as first:
             await next_epoch(first)
-            for _ in range(4):
+            for _ in range(ROUNDS):
                 epochs["alone"] += [await next_epoch(first) for _ in range(3)]
                 async with Listeners(server.address, run_id):
                     await next_epoch(first)  # while they came
                     epochs["watched"] += [await next_epoch(first) for _ in range(3)]
                 await next_epoch(first)
-        await client.post(f"{url}/runs/{run_id}/cancel")
-    while json.loads(httpx.get(f"{url}/runs/{run_id}").text)["status"] == "in_progress":
-        time.sleep(0.5)  # noqa: ASYNC251  nothing else is to be done
+            await client.post(f"{url}/runs/{run_id}/cancel")
+            while json.loads(await first.recv())["event"] != "training_stopped":
+                pass
     medians = {name: statistics.median(values) for name, values in epochs.items()}
     return {
         "alone_s": [round(value, 2) for value in epochs["alone"]],

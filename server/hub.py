@@ -6,14 +6,16 @@ import asyncio
 import json
 import logging
 import sqlite3
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from engine.store import Store
+from engine.store import PASSING, Store
 
 POLL_SECONDS = 0.04  # between two looks at the database's data_version
 WAITING = 256  # events that may wait for one socket before it counts as too slow
+PROGRESS_SHARE = 0.001  # seconds between a run's progress events, for each socket that hears them
 ALL_RUNS = None
 
 log = logging.getLogger("pneumoscope")
@@ -53,6 +55,7 @@ class Hub:
         """`store` is the hub's own: a connection does not see its own writes as changes."""
         self._store = store
         self._subscribers: dict[int | None, set[Subscriber]] = defaultdict(set)
+        self._next_progress: dict[int, float] = {}  # run -> when the next may be sent
         self.last_id = 0
         self.sockets = 0
         self.dropped = 0  # sockets, for being too slow
@@ -91,14 +94,27 @@ class Hub:
         while True:
             rows = await self._store.events_after(self.last_id)
             for row in rows:
-                message = (row["event_id"], encode(row))
-                for key in (ALL_RUNS, row["run_id"]):
-                    for subscriber in self._subscribers.get(key, ()):
-                        subscriber.put(message)
+                self._hand_out(row)
                 self.last_id = row["event_id"]
             if not rows:
                 return
             await asyncio.sleep(0)  # let the sockets send
+
+    def _hand_out(self, row: dict[str, Any]) -> None:
+        followers = [
+            subscriber
+            for key in (ALL_RUNS, row["run_id"])
+            for subscriber in self._subscribers.get(key, ())
+        ]
+        if row["event"] == PASSING:
+            now = time.monotonic()
+            if now < self._next_progress.get(row["run_id"], 0.0):
+                return  # a later one tells more, and the training needs the processor, too
+            self._next_progress[row["run_id"]] = now + len(followers) * PROGRESS_SHARE
+        if followers:
+            message = (row["event_id"], encode(row))
+            for subscriber in followers:
+                subscriber.put(message)
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:
