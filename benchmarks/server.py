@@ -32,7 +32,7 @@ from engine.database import create_run_sync
 SOCKETS, EVENTS, EVERY = 1000, 60, 0.25  # seconds between two events
 RUNS, EPOCHS, RATE, SECONDS = 10_000, 100, 200, 15
 UPLOAD = 5_000_000_000  # bytes
-ROUNDS = 8  # of three epochs alone and three with listeners
+ROUNDS = 6  # of two epochs alone and two with listeners
 
 
 class Server:
@@ -235,7 +235,7 @@ async def upload(server: Server) -> dict[str, Any]:
 async def training(server: Server) -> dict[str, Any]:
     """Epochs of a real worker with and without a thousand listeners, in turns."""
     folder = server.database.parents[1]
-    films = write_demo_dataset(folder / "data" / "films.zip", films=400, patients=100, size=96)
+    films = write_demo_dataset(folder / "data" / "films.zip", films=1000, patients=200, size=96)
     overrides = {
         "experiment.epochs": 1000,
         "experiment.early_stopping_patience": 1000,
@@ -250,10 +250,10 @@ async def training(server: Server) -> dict[str, Any]:
         async with connect(f"ws://{server.address}/ws/runs/{run_id}?after=0") as first:
             await next_epoch(first)
             for _ in range(ROUNDS):
-                epochs["alone"] += [await next_epoch(first) for _ in range(3)]
+                epochs["alone"] += [await next_epoch(first) for _ in range(2)]
                 async with Listeners(server.address, run_id):
                     await next_epoch(first)  # while they came
-                    epochs["watched"] += [await next_epoch(first) for _ in range(3)]
+                    epochs["watched"] += [await next_epoch(first) for _ in range(2)]
                 await next_epoch(first)
             await client.post(f"{url}/runs/{run_id}/cancel")
             while json.loads(await first.recv())["event"] != "training_stopped":

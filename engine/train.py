@@ -147,7 +147,7 @@ def train(
             raise  # there is no log yet: the traceback belongs to the terminal
         where = f"{config.output.log_dir}/run_{trainer.run_id}.log"
         print(f"error: {type(error).__name__}: {error}\n(details in {where})", file=sys.stderr)
-        if hint := hint_for(error):
+        if hint := hint_for(error, config):
             print(f"try: {hint}", file=sys.stderr)
         return 1
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 import traceback
 from pathlib import Path
 from typing import Any
@@ -115,9 +117,18 @@ class CentralizedTrainer:
                 events.emit(nothing_trained(self._stop.reason))
                 raise
             except BaseException as error:
-                results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
-                events.emit(TrainingFailed(error=describe_error(error), hint=hint_for(error)))
+                try:
+                    self._record_failure(error, events)
+                except RuntimeError:  # torch tells of a second dead loader by a signal, anywhere
+                    self._record_failure(error, events)
                 raise
+
+    def _record_failure(self, error: BaseException, events: EventQueue) -> None:
+        assert self.run_id is not None
+        ignore_dead_loaders()
+        results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
+        hint = hint_for(error, self.config)
+        events.emit(TrainingFailed(error=describe_error(error), hint=hint))
 
     def _prepare(self, path: Path) -> Prepared:
         if self._prepared is None or self._prepared[0] != path:
@@ -169,6 +180,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def ignore_dead_loaders() -> None:
+    """Take torch's SIGCHLD handler away, which raises wherever the main thread happens to be."""
+    main = threading.current_thread() is threading.main_thread()
+    if main and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def nothing_trained(reason: str) -> TrainingStopped:
     """The end of a run that was stopped while its data were prepared."""
     return TrainingStopped(
@@ -187,10 +205,23 @@ def describe_error(error: BaseException) -> str:
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
-def hint_for(error: BaseException) -> str | None:
+def hint_for(error: BaseException, config: Config) -> str | None:
     """What to try, where something is known to help."""
     if isinstance(error, TrainingDiverged):
         return "lower experiment.learning_rate, or set system.precision=fp32"
     if isinstance(error, torch.OutOfMemoryError):
-        return "lower system.batch_size, and raise experiment.accumulate by the same factor"
+        return memory_hint(config)
+    if "DataLoader worker" in str(error):
+        return "resume the run; if it comes again, lower system.num_workers: they need memory, too"
     return None
+
+
+def memory_hint(config: Config) -> str:
+    """Half the batch, and the same optimizer step from twice as many of them."""
+    batch, accumulate = config.system.batch_size, config.experiment.accumulate
+    if batch == 1:
+        return "lower data.image_size, or choose a smaller model.backbone"
+    return (
+        f"set system.batch_size={batch // 2} and experiment.accumulate={accumulate * 2}: "
+        "half the memory for the same optimizer step"
+    )

@@ -15,7 +15,7 @@ from engine.store import PASSING, Store
 
 POLL_SECONDS = 0.04  # between two looks at the database's data_version
 WAITING = 256  # events that may wait for one socket before it counts as too slow
-PROGRESS_SHARE = 0.001  # seconds between a run's progress events, for each socket that hears them
+PROGRESS_SHARE = 0.002  # seconds between a run's progress events, for each socket that hears them
 ALL_RUNS = None
 
 log = logging.getLogger("pneumoscope")
