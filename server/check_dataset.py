@@ -16,10 +16,16 @@ from config import Config
 from engine.data.source import DatasetError, open_source
 
 CHECK_SECONDS = 300.0
+_one_at_a_time = asyncio.Semaphore(1)  # the processor is the training's
 
 
 async def check(path: Path, name: str, config: Config) -> dict[str, Any]:
     """What `main` prints, for a file that people know as `name`."""
+    async with _one_at_a_time:
+        return await _check(path, name, config)
+
+
+async def _check(path: Path, name: str, config: Config) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "server.check_dataset", str(path), name),
         stdin=asyncio.subprocess.PIPE,

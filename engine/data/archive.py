@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import unicodedata
@@ -13,6 +14,7 @@ from types import TracebackType
 
 from config import UserError
 
+LOCAL_HEADER = 30  # bytes before a member's name and content
 MAX_MEMBER = 2 << 30  # bytes of one file, unpacked: it is held in memory
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
 DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
@@ -130,6 +132,9 @@ def _list_zip(path: Path, max_unpacked: float) -> dict[str, str]:
     problems = [f"{member.filename!r}: {why}" for member in members if (why := _refusal(member))]
     counts = Counter(member.filename for member in members)
     problems += [f"{name!r}: {n} members have this name" for name, n in counts.items() if n > 1]
+    problems += [
+        f"{name!r}: it shares its bytes with another member" for name in _overlaps(members)
+    ]
     if problems:
         raise DatasetError(f"{path}: the ZIP has members that are not accepted:", problems)
     total = sum(member.file_size for member in members)
@@ -158,6 +163,16 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
     if member.file_size > MAX_MEMBER:
         return f"it would unpack to {member.file_size / 1e9:.1f} GB"
     return None
+
+
+def _overlaps(members: list[zipfile.ZipInfo]) -> list[str]:
+    """Members that begin before the one before them has ended: so bombs come out of few bytes."""
+    placed = sorted(members, key=lambda member: member.header_offset)
+    return [
+        later.filename
+        for one, later in itertools.pairwise(placed)
+        if later.header_offset < one.header_offset + LOCAL_HEADER + one.compress_size
+    ]
 
 
 def _utf8_name(member: zipfile.ZipInfo) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -29,6 +30,7 @@ def fuzz(server: Server, examples: int, seed: int, **run_id: Any) -> None:
     done = subprocess.run(command, cwd=server.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "No issues found" in done.stdout
+    print(re.findall(r"\d+ generated, \d+ passed", done.stdout))
     log = server.log.read_text()
     assert "Traceback" not in log, log[-3000:]
 

@@ -221,3 +221,36 @@ def test_a_secret_does_not_reach_the_workers(folder: Path) -> None:
         assert "very-secret-token" not in server.log.read_text()
     finally:
         server.end()
+
+
+def test_each_gpu_is_a_slot(folder: Path) -> None:
+    (folder / "bin").mkdir()
+    fake = folder / "bin" / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 0; echo 1\n")  # two GPUs, as far as the server can see
+    fake.chmod(0o755)
+    server = Server(folder, PATH=f"{folder / 'bin'}:{os.environ['PATH']}")
+    try:
+        runs = [server.begin(epochs=500, name=str(n)) for n in range(3)]
+        seen = set()
+        for run_id in runs[:2]:
+            pid = server.query(f"SELECT pid FROM run WHERE run_id = {run_id}")[0][0]
+            environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            seen |= {entry for entry in environ if entry.startswith(b"CUDA_VISIBLE_DEVICES=")}
+        assert seen == {b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"}
+        assert server.run(runs[2])["status"] == "queued"
+        for run_id in runs[::-1]:
+            server.post(f"/runs/{run_id}/cancel")
+        for run_id in runs:
+            server.wait_for(run_id, "stopped")
+    finally:
+        server.end()
+
+
+def test_the_demo_has_a_finished_run_and_one_to_watch(tmp_path: Path) -> None:
+    server = Server(tmp_path, "--demo")
+    try:
+        server.wait_for(1, "completed", seconds=200)
+        server.wait_for(2, "in_progress")
+        assert server.get("/datasets").json()["datasets"][0]["report"]["films"] == 640
+    finally:
+        server.end()

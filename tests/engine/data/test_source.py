@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import os
@@ -263,6 +264,35 @@ def test_symbolic_links_are_refused(tmp_path: Path) -> None:
 def test_duplicate_names_are_refused(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         assert "2 members have this name" in hostile(tmp_path, "images/1.png")
+
+
+def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {"metadata.csv": GOOD.encode(), **IMAGES}.items():
+            archive.writestr(name, content)
+        for n in range(3):  # names in the directory alone, for the bytes of one film
+            again = copy.copy(archive.filelist[-1])
+            again.filename = f"images/again{n}.png"
+            archive.filelist.append(again)
+    with pytest.raises(DatasetError, match=r"'images/again2\.png': it shares its bytes"):
+        open_source(path, Data())
+
+
+def test_a_zip_in_a_zip_is_not_opened(tmp_path: Path) -> None:
+    inner = make_zip(tmp_path / "inner.zip", {"images/deep.png": b"x" * 1000})
+    files = {"metadata.csv": GOOD, **IMAGES, "images/inner.zip": inner.read_bytes()}
+    source = open_source(make_zip(tmp_path / "set.zip", files), Data())
+    assert not any("deep" in name for name in source.files)
+
+
+def test_a_name_that_is_no_utf8_is_a_damaged_zip(tmp_path: Path) -> None:
+    path = make_zip(
+        tmp_path / "set.zip", {"metadata.csv": GOOD, **IMAGES, "images/\u00fc.png": b""}
+    )
+    path.write_bytes(path.read_bytes().replace("\u00fc".encode(), b"\xff\xfe"))
+    with pytest.raises(DatasetError, match="damaged"):
+        open_source(path, Data())
 
 
 def test_encrypted_members_are_refused(tmp_path: Path) -> None:
