@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -118,6 +119,14 @@ class CheckpointWriter:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """What is being written comes to its end; what fails there does not hide another error."""
+        with contextlib.suppress(Exception):
+            self.wait()
 
     def submit(self, write: Callable[[], None]) -> None:
         """Run `write` in the background, after what was submitted before. Raises its error."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from config import Config, ConfigManager, UserError
 from config.schema import describe
 
+FAULT = 1  # exit code
 DEMO_OVERRIDES = {
     "experiment.epochs": 8,
     "experiment.learning_rate": 0.001,
@@ -149,9 +151,18 @@ def train(
         print(f"error: {type(error).__name__}: {error}\n(details in {where})", file=sys.stderr)
         if hint := hint_for(error, config):
             print(f"try: {hint}", file=sys.stderr)
-        return 1
+        return FAULT
     return 0
 
 
+def leave(code: int) -> NoReturn:
+    """End the process; after a fault at once, for torch's threads may abort a slow end with -6."""
+    if code == FAULT:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

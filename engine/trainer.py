@@ -112,7 +112,8 @@ class CentralizedTrainer:
                     self._stop,
                 )
                 self._record(path, prepared, run)
-                return run.go(resume)
+                with run.writer:
+                    return run.go(resume)
             except StoppedEarly:
                 events.emit(nothing_trained(self._stop.reason))
                 raise

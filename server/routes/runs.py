@@ -19,7 +19,7 @@ from server.requests import MAX_ID, get_run, number_of, read_start, statuses_of
 from server.supervisor import ENDED, RESUMABLE, checkpoint_folder
 
 PAGE, LARGEST_PAGE = 50, 500
-SEEN_EPOCHS = 3  # runs from which a duration is estimated, at most
+SEEN_RUNS = 3  # from which a duration is estimated, at most
 # What decides how long an epoch takes, beside data and device.
 COSTS = (
     *("system.batch_size", "system.precision", "system.compile", "system.deterministic"),
@@ -200,7 +200,7 @@ async def estimated_duration(store: Any, dataset: Path, config: Config) -> float
         same = all(_setting(row["config"], key) == _setting(wanted, key) for key in COSTS)
         if same and row["total_epochs_run"] and row["training_time"]:
             seconds.append(row["training_time"] / row["total_epochs_run"])
-        if len(seconds) == SEEN_EPOCHS:
+        if len(seconds) == SEEN_RUNS:
             break
     return round(median(seconds) * config.experiment.epochs, 1) if seconds else None
 

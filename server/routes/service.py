@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import (
@@ -108,8 +109,6 @@ async def login(request: Request) -> Response:
 
 async def _token_of(request: Request) -> str:
     """The form's one field; Starlette's own parser would need one more package."""
-    from urllib.parse import parse_qs
-
     body = bytearray()
     try:
         async with asyncio.timeout(request.state.settings.body_timeout):
