@@ -119,8 +119,14 @@ class Supervisor:
                 else:
                     await self._interrupted(run["run_id"])
         for run_id, worker in list(self._workers.items()):
-            code = worker.process.poll() if worker.process is not None else None
-            if code is not None or not is_alive(worker.pid, worker.started):
+            code = None
+            if worker.process is not None:
+                # Of one's own child only this tells: while its threads end it looks dead already.
+                code = worker.process.poll()
+                gone = code is not None
+            else:
+                gone = not is_alive(worker.pid, worker.started)
+            if gone:
                 await self._bury(run_id, worker, code)
                 del self._workers[run_id]
                 self._cancels.pop(run_id, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,8 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from config import ConfigManager
+from engine.database import create_run_sync
 from engine.process import is_alive, started_at
+from engine.store import Store
+from server.settings import Settings
+from server.supervisor import Supervisor
 
 from .conftest import ROOT, SMALL, Server, wait_until
 
@@ -140,6 +147,42 @@ def test_a_killed_worker_is_a_failed_run_with_its_last_output(server: Server) ->
     server.wait_for(waiting, "completed")  # the others do not notice
     assert server.post(f"/runs/{run_id}/resume").status_code == 202
     server.wait_for(run_id, "in_progress")
+
+
+STILL_ENDING = """
+import ctypes, os, threading, time
+threading.Thread(target=lambda: (time.sleep(3), os.kill(os.getpid(), 9))).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_worker_whose_threads_still_end_is_not_yet_buried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its main thread has ended, so it looks like a zombie, and it has no exit code yet."""
+    database = tmp_path / "runs.db"
+    settings = Settings(ConfigManager.load(overrides={"output.database": str(database)}))
+    run_id = create_run_sync(
+        database, run_name="ending", status="queued", config=settings.config.to_dict()
+    )
+
+    worker = subprocess.Popen([sys.executable, "-c", STILL_ENDING])
+
+    async def follow() -> tuple[str, str]:
+        async with await Store.open(database) as store:
+            supervisor = Supervisor(store, settings, [""])
+            monkeypatch.setattr(supervisor, "_spawn", lambda *_: worker)
+            await supervisor.look()
+            wait_until(lambda: started_at(worker.pid) is None, 20)
+            await supervisor.look()
+            during = await store.get_run(run_id)
+            worker.wait()
+            await supervisor.look()
+            return during["status"], (await store.get_run(run_id))["error"]
+
+    status, error = asyncio.run(follow())
+    assert status == "preparing"
+    assert "SIGKILL" in error
 
 
 def test_a_worker_that_cannot_train_fails_with_the_reason(server: Server) -> None:
