@@ -298,6 +298,19 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
     assert best["epoch"] == found["best_epoch"]
 
 
+def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Path) -> None:
+    found = set()
+    for workers in (0, 1, 4, 0):  # the last finds every film decoded
+        config = small(
+            tmp_path, system__num_workers=workers, output__cache_dir=str(tmp_path / f"c{workers}")
+        )
+        result = CentralizedTrainer(config, f"{workers} workers").train(dataset)
+        told = rows(config, f"SELECT * FROM run_metrics WHERE run_id = {result['run_id']}")
+        figures = [(row["train_loss"], row["val_loss"], row["val_auroc"]) for row in told]
+        found.add((final_weights(config, result["run_id"]), *figures))
+    assert len(found) == 1
+
+
 def test_films_on_the_device_change_nothing(dataset: Path, tmp_path: Path) -> None:
     host = small(tmp_path, experiment__epochs=1)
     device = small(tmp_path, experiment__epochs=1, data__residency="device")
