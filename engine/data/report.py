@@ -14,6 +14,7 @@ from engine.data.source import Source
 from engine.data.split import SIDES, Split
 
 NEAR = 15  # bits of 256 in which near-duplicates may differ; other chests differ in over 50
+NEIGHBOURS = 64  # of films that all look the same, each is compared with so many that follow it
 LISTED = 200  # pairs and groups in the report; the counts are of all
 
 
@@ -74,7 +75,8 @@ def near_duplicates(scans: Sequence[Scan], sides: dict[int, str]) -> list[tuple[
     """Pairs of records on two sides whose perceptual hashes differ in at most NEAR bits.
 
     Hashes that differ in at most 15 bits agree in one of 16 bands: only those are compared. Films
-    with the same pixels are not listed again.
+    with the same pixels are not listed again. Among thousands that all look alike not every pair is
+    found: there would be too many to keep.
     """
     packed = b"".join(scan.phash.to_bytes(HASH_BYTES, "big") for scan in scans)
     hashes = np.frombuffer(packed, np.uint8).reshape(len(scans), HASH_BYTES)
@@ -97,7 +99,7 @@ def _close_pairs(
 ) -> set[tuple[int, int]]:
     pairs = set()
     for place, i in enumerate(bucket[:-1].tolist()):
-        later = bucket[place + 1 :]
+        later = bucket[place + 1 : place + 1 + NEIGHBOURS]
         bits = np.bitwise_count(words[later] ^ words[i]).sum(axis=1)
         for j in later[bits <= NEAR].tolist():
             if sides[i] != sides[j]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import random
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,10 @@ import pytest
 from PIL import Image
 
 from config import Config, ConfigManager, UserError
+from engine.data.cache import Scan
 from engine.data.phantoms import write_demo_dataset
 from engine.data.prepare import prepare
+from engine.data.report import NEAR, near_duplicates
 
 
 def settings(tmp_path: Path, **changes: Any) -> Config:
@@ -108,6 +113,35 @@ def test_near_duplicates_across_the_split_are_reported_and_not_moved(tmp_path: P
     near = prepared.report["near_duplicates_across_splits"]
     assert near["listed"] == [["images/0.png", "images/near.png"]]
     assert "near_duplicates" in [code for code, _ in prepared.warnings]
+
+
+def scans_of(hashes: list[int]) -> list[Scan]:
+    return [Scan("", str(i), value, 1, 1, "L", None) for i, value in enumerate(hashes)]
+
+
+def test_near_duplicates_are_those_that_comparing_all_pairs_finds() -> None:
+    rng = random.Random(3)
+    hashes = [rng.getrandbits(256) for _ in range(60)]
+    for number in range(60):  # copies of which up to 20 bits differ
+        changed = sum(1 << bit for bit in rng.sample(range(256), number % 21))
+        hashes.append(hashes[number] ^ changed)
+    sides = {i: rng.choice(("train", "val")) for i in range(len(hashes))}
+    expected = [
+        (i, j)
+        for i, j in itertools.combinations(range(len(hashes)), 2)
+        if (hashes[i] ^ hashes[j]).bit_count() <= NEAR and sides[i] != sides[j]
+    ]
+    assert len(expected) > 10
+    assert near_duplicates(scans_of(hashes), sides) == expected
+
+
+def test_a_set_of_nothing_but_near_duplicates_is_told_of_in_time() -> None:
+    count = 10_000
+    sides = {i: "val" if i % 5 == 0 else "train" for i in range(count)}
+    began = time.perf_counter()
+    found = near_duplicates(scans_of([7] * count), sides)
+    assert time.perf_counter() - began < 20
+    assert len({i for pair in found for i in pair}) == count
 
 
 def test_one_film_with_two_labels_under_two_names_is_a_warning(tmp_path: Path) -> None:
