@@ -38,6 +38,9 @@ class UnreadableFile(OSError):
     """One file of the data set cannot be read; the message says why."""
 
 
+GONE = (OSError, KeyError, zipfile.BadZipFile)  # also where a ZIP was replaced by another
+
+
 class Reader:
     """Reads files by name; opens its ZIP on first use, so that it can be sent to a process."""
 
@@ -54,18 +57,24 @@ class Reader:
                 self._zip = zipfile.ZipFile(self._path)
             return self._zip.read(self._members[name])
         # NotImplementedError is zipfile's word for a compression it does not know.
-        except (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
+        except (*GONE, EOFError, zlib.error, NotImplementedError) as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
     def state(self, name: str) -> tuple[int, int]:
-        """What changes when the file does, without reading it: (size, time or checksum)."""
-        if self._path.is_dir():
-            found = (self._path / self._members[name]).stat()
-            return found.st_size, found.st_mtime_ns
-        if self._zip is None:
-            self._zip = zipfile.ZipFile(self._path)
-        member = self._zip.getinfo(self._members[name])
-        return member.file_size, member.CRC
+        """What changes when the file does, without reading it: (size, time or checksum).
+
+        Zeros for one that has gone since it was listed: `read` says so.
+        """
+        try:
+            if self._path.is_dir():
+                found = (self._path / self._members[name]).stat()
+                return found.st_size, found.st_mtime_ns
+            if self._zip is None:
+                self._zip = zipfile.ZipFile(self._path)
+            member = self._zip.getinfo(self._members[name])
+            return member.file_size, member.CRC
+        except GONE:
+            return 0, 0
 
     def close(self) -> None:
         """Close the ZIP, if it was opened."""

@@ -87,6 +87,16 @@ def test_all_unreadable_films_are_named_at_once_or_left_out(tmp_path: Path) -> N
         assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
+def test_a_link_to_nothing_is_an_unreadable_film(tmp_path: Path) -> None:
+    with zipfile.ZipFile(make_set(tmp_path / "set.zip", some_films(40), table(40))) as archive:
+        archive.extractall(tmp_path / "set")
+    film = next((tmp_path / "set").rglob("3.png"))
+    film.unlink()
+    film.symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"3\.png: it cannot be read: .*No such file"):
+        prepare(tmp_path / "set", settings(tmp_path))
+
+
 def test_identical_films_stand_on_one_side_and_are_counted(tmp_path: Path) -> None:
     films = some_films(40)
     films |= {f"copy{n}.png": films[f"{n}.png"] for n in range(10)}
