@@ -72,11 +72,10 @@ def main() -> int:
                 told = ", ".join(f"{key} {values[-1][key]:.4f}" for key in FIGURES)
                 print(f"seed {seed}, {side}: {told}", flush=True)
     compared = {key: compare(found, key) for key in FIGURES}
-    for key, values in compared.items():
+    for key, of in compared.items():
         print(
-            f"{key}: engine {values['engine']:.4f}, plain {values['plain']:.4f}; difference "
-            f"{values['difference']:+.4f}, 95 % interval {values['low']:+.4f} to "
-            f"{values['high']:+.4f}"
+            f"{key}: engine {of['engine']:.4f}, plain {of['plain']:.4f}; difference "
+            f"{of['difference']:+.4f}, 95 % interval {of['low']:+.4f} to {of['high']:+.4f}"
         )
     shown = {**vars(given), "dataset": given.dataset.name}
     print("written to", write_result("accuracy", shown, {"runs": found, "compared": compared}))

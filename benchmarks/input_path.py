@@ -21,10 +21,11 @@ from torchvision.transforms import v2
 
 from benchmarks.films import make_films
 from benchmarks.record import write_result
-from config.schema import Augment, Data
+from config.schema import Augment, Data, System
 from engine.data.augment import MEAN, STD, augment, normalise
 from engine.data.cache import open_cache
 from engine.data.source import open_source
+from engine.device import resolve
 
 
 def main() -> int:
@@ -35,6 +36,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
     torch.set_num_threads(1)  # the figures are per core
+    resolve(System(), planned_steps=1)  # the process is set up as for a run
     rates: dict[str, list[float]] = {"prepare": [], "batches": [], "usual": []}
     with tempfile.TemporaryDirectory() as name:
         folder = make_films(Path(name) / "films", given.films)

@@ -35,7 +35,7 @@ from engine.device import resolve
 EPOCH_BAR = 1.05  # cost per film of an epoch, the largest set over the one before
 MEMORY_BAR = 2e9  # bytes, at the largest set
 FILM_SIDE = 96  # pixels of a made film
-LEAST_FILMS = 10_000  # in a turn: small sets are gone through several times
+LEAST_FILMS = 30_000  # in a turn: small sets are gone through several times
 WORKERS = 2
 
 
