@@ -4,7 +4,7 @@ Same films, same ResNet50, same number of steps, in turns, each contender in a p
 what one does to memory, threads or caches does not reach the others. The peers: PyTorch Lightning
 with torchmetrics at its defaults (fp32, no workers) and tuned as its documentation advises
 (bf16-mixed, channels_last, persistent workers); timm's loader and augmentation with a bare loop;
-and the bare loop with our precision and layout. Needs `pip install -e '.[bench]'`.
+and the bare loop with our precision, layout and use of memory. Needs `pip install -e '.[bench]'`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.peers import engine_epoch
 from benchmarks.record import write_result
 from config.schema import Model, System
 from engine.data.augment import normalise, to_float
@@ -24,7 +25,6 @@ from engine.data.dataset import Batch
 from engine.database import create_run_sync
 from engine.device import Runtime, resolve
 from engine.events import EventQueue
-from engine.loop import EpochState, train_one_epoch
 from engine.model import build_model
 from engine.sinks.console import ConsoleSink
 from engine.sinks.database import DatabaseSink
@@ -133,21 +133,8 @@ def engine_steps(
         images = batch.images.to(runtime.device, non_blocking=True)
         return normalise(to_float(images)).contiguous(memory_format=runtime.memory_format)
 
-    train_one_epoch(
-        model,
-        batches,
-        [len(batch.labels) for batch in batches],
-        to_input,
-        optimizer,
-        runtime.scaler(),
-        runtime,
-        EpochState(epoch),
-        gradient_clip=1.0,
-        accumulate=1,
-        emit=events.emit,
-        should_stop=lambda: False,
-        after_step=lambda _: None,
-    )
+    sizes = [len(batch.labels) for batch in batches]
+    engine_epoch(model, optimizer, batches, sizes, to_input, runtime, epoch, events.emit)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from engine.data.augment import augment, normalise
 from engine.data.dataset import Batch
 from engine.data.loading import make_loaders
 from engine.data.prepare import Prepared, prepare
-from engine.device import resolve
-from engine.loop import EpochState, train_one_epoch
+from engine.device import Runtime, resolve
+from engine.loop import Emit, EpochState, ToInput, train_one_epoch
 from engine.model import build_model
 
 Contender = Callable[[], Spent]  # trains, and gives what one epoch took
@@ -86,24 +86,39 @@ def ours(config: Config, prepared: Prepared) -> Contender:
         watch = Stopwatch()
         model.train()
         loaders.train_batches.set_epoch(epoch)
-        train_one_epoch(
-            model,
-            loaders.train,
-            loaders.train_batches.sizes(),
-            to_input,
-            optimizer,
-            runtime.scaler(),
-            runtime,
-            EpochState(epoch),
-            gradient_clip=1.0,
-            accumulate=1,
-            emit=lambda _: None,
-            should_stop=lambda: False,
-            after_step=lambda _: None,
-        )
+        sizes = loaders.train_batches.sizes()
+        engine_epoch(model, optimizer, loaders.train, sizes, to_input, runtime, epoch)
         return watch.stop()
 
     return train
+
+
+def engine_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loader: Iterable[Batch],
+    sizes: list[int],
+    to_input: ToInput,
+    runtime: Runtime,
+    epoch: int,
+    emit: Emit = lambda _: None,
+) -> None:
+    """The engine's own loop, once over `loader`; `sizes` are the films in each of its batches."""
+    train_one_epoch(
+        model,
+        loader,
+        sizes,
+        to_input,
+        optimizer,
+        runtime.scaler(),
+        runtime,
+        EpochState(epoch),
+        gradient_clip=1.0,
+        accumulate=1,
+        emit=emit,
+        should_stop=lambda: False,
+        after_step=lambda _: None,
+    )
 
 
 def bare(loader: Any, config: Config) -> Contender:

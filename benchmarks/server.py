@@ -11,6 +11,7 @@ import asyncio
 import json
 import re
 import resource
+import shutil
 import sqlite3
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks.record import write_result
+from benchmarks.usage import resident_bytes
 from engine.data.phantoms import write_demo_dataset
 from engine.database import create_run_sync
 
@@ -59,8 +61,7 @@ class Server:
 
     def memory(self) -> int:
         """Resident bytes."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) * 1024  # type: ignore[union-attr]
+        return resident_bytes(self.process.pid)
 
     def cpu(self) -> float:
         """Seconds of processor time."""
@@ -187,11 +188,12 @@ def page_seconds(address: str) -> float | None:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
         return None
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        return None
     try:
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-            )
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             times = []
             for _ in range(5):
                 page = browser.new_page()

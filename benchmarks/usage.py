@@ -38,6 +38,11 @@ def peak_bytes(pid: int) -> int:
     return _field(Path(f"/proc/{pid}/status"), "VmHWM")
 
 
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has resident now."""
+    return _field(Path(f"/proc/{pid}/status"), "VmRSS")
+
+
 def anonymous_bytes(pid: int) -> int:
     """Memory of a process and its children that no file backs; a shared page counts once."""
     fields = ("Pss_Anon", "Pss_Shmem")

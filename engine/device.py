@@ -115,16 +115,16 @@ def _set_flags(device: torch.device, deterministic: bool) -> None:
         keep_freed_memory()
 
 
-def keep_freed_memory() -> bool:
-    """Let malloc use large freed blocks again; whether this C library could be told to.
+def keep_freed_memory() -> None:
+    """Let malloc use large freed blocks again, where the C library is glibc.
 
-    By default glibc returns a large tensor's memory to the system, and the next one of that size
+    By default it returns a large tensor's memory to the system, and the next one of that size
     comes back as zeroed pages, one fault each: at 224 px a third of a training step.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
-        return False  # not glibc
-    never = -1
-    kept = mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, never) == 1
-    return kept and mallopt(M_TOP_PAD, 64 << 20) == 1  # bytes by which the heap grows at least
+        return  # another C library
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, -1)  # never
+    mallopt(M_TOP_PAD, 64 << 20)  # bytes by which the heap grows at least

@@ -224,5 +224,5 @@ def memory_hint(config: Config) -> str:
         return "lower data.image_size, or choose a smaller model.backbone"
     return (
         f"set system.batch_size={batch // 2} and experiment.accumulate={accumulate * 2}: "
-        "half the memory for the same optimizer step"
+        "less memory for nearly the same optimizer step"
     )

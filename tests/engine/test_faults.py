@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -24,7 +23,8 @@ from engine import checkpoint, events, run
 from engine.data.phantoms import write_demo_dataset
 from engine.trainer import CentralizedTrainer, memory_hint
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, query
+
 SMALL = {
     "system.precision": "fp32",
     "system.batch_size": 16,
@@ -52,19 +52,6 @@ def begin(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen[st
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def query(folder: Path, text: str) -> list[tuple[Any, ...]]:
-    path = folder / "output" / "pneumoscope.db"
-    if not path.exists():
-        return []
-    database = sqlite3.connect(path, timeout=10)
-    try:
-        return database.execute(text).fetchall()
-    except sqlite3.OperationalError:
-        return []  # the tables are not there yet
-    finally:
-        database.close()
 
 
 def wait_until(true: Callable[[], object], seconds: float = 60) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ import pytest
 from engine import checkpoint
 from engine.data.phantoms import write_demo_dataset
 
-ROOT = Path(__file__).parents[2]
+from .conftest import ROOT, query
+
 SMALL = [
     *("--epochs", "3"),
     *("--set", "model.backbone=resnet18"),
@@ -44,19 +44,6 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-
-
-def query(folder: Path, text: str) -> list[tuple[Any, ...]]:
-    path = folder / "output" / "pneumoscope.db"
-    if not path.exists():
-        return []
-    database = sqlite3.connect(path, timeout=10)
-    try:
-        return database.execute(text).fetchall()
-    except sqlite3.OperationalError:
-        return []  # killed before the tables were made
-    finally:
-        database.close()
 
 
 def moments(folder: Path) -> dict[str, Callable[[], bool]]:
