@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test test-long lint bench clean
 
-demo: $(VENV)/.run        ## train on made films and show a result, in a minute or two
+demo: $(VENV)/.run        ## train on made images and show a result, in a minute or two
 	$(BIN)/python -m engine.train --demo
 
 test: $(VENV)/.dev        ## the tests, in under ten minutes

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = ("__init__", "__main__", "films", "peers", "record", "usage")
+NOT_BENCHMARKS = ("__init__", "__main__", "images", "peers", "record", "usage")
 
 
 def main(chosen: list[str]) -> int:

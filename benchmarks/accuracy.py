@@ -1,9 +1,9 @@
 """Does speed cost accuracy? `python -m benchmarks.accuracy`
 
-The development films at 64 px, the same budget, five seeds: the engine (its own precision,
+The development images at 64 px, the same budget, five seeds: the engine (its own precision,
 augmentation in batches on the device) beside the plain recipe (fp32, torchvision's transforms on
-one film at a time). Split, network, start and learning rate are the same; the figures are those of
-the last epoch on the validation side.
+one image at a time). Split, network, start and learning rate are the same; the figures are those
+of the last epoch on the validation part.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.input_path import usual_transform
-from benchmarks.record import write_result
+from benchmarks.lib.record import write_result
 from config import Config, ConfigManager
 from engine import CentralizedTrainer, metrics
-from engine.data.augment import normalise, to_float
+from engine.data.inputs import normalise, to_float
 from engine.data.prepare import Prepared, prepare
-from engine.model import build_model, parameter_groups
+from engine.model.resnet import build_model, parameter_groups
 from engine.trainer import seed_everything
 
 DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -35,8 +35,8 @@ T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # Student's 
 FIGURES = ("auroc", "accuracy")
 
 
-class SingleFilms(Dataset[tuple[torch.Tensor, int]]):
-    """Decoded films, transformed one at a time."""
+class SingleImages(Dataset[tuple[torch.Tensor, int]]):
+    """Decoded images, transformed one at a time."""
 
     def __init__(self, data: Prepared, side: int) -> None:
         self._data, self._transform = data, usual_transform(side)
@@ -45,9 +45,9 @@ class SingleFilms(Dataset[tuple[torch.Tensor, int]]):
         return len(self._data.split.train)
 
     def __getitem__(self, at: int) -> tuple[torch.Tensor, int]:
-        film = self._data.split.train[at]
-        image = Image.fromarray(self._data.images[self._data.rows[film]]).convert("RGB")
-        return self._transform(image), int(self._data.labels[film])
+        position = self._data.split.train[at]
+        image = Image.fromarray(self._data.images[self._data.rows[position]]).convert("RGB")
+        return self._transform(image), int(self._data.labels[position])
 
 
 def main() -> int:
@@ -111,14 +111,14 @@ def train_engine(dataset: Path, config: Config) -> dict[str, float]:
 
 
 def train_plain(data: Prepared, config: Config) -> dict[str, float]:
-    """The recipe that anyone would write: fp32, one film at a time."""
+    """The recipe that anyone would write: fp32, one position at a time."""
     seed_everything(config.system.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_model(config.model, config.experiment.dropout_rate).to(device)
     groups = parameter_groups(model, config.experiment.weight_decay, set())
     optimizer = torch.optim.AdamW(list(groups), lr=config.experiment.learning_rate)
-    films = SingleFilms(data, config.data.image_size)
-    loader = DataLoader(films, config.system.batch_size, shuffle=True)
+    images = SingleImages(data, config.data.image_size)
+    loader = DataLoader(images, config.system.batch_size, shuffle=True)
     for _ in range(config.experiment.epochs):
         model.train()
         for images, labels in loader:

@@ -1,6 +1,6 @@
 """An epoch from JPEGs, after the first, beside the peers: `python -m benchmarks.epoch_vs_peers`
 
-Same films, same ResNet50, same number of steps, in turns, each contender in a process of its own:
+Same images, same ResNet50, same number of steps, in turns, each contender in a process of its own:
 what one does to memory, threads or caches does not reach the others. The peers: PyTorch Lightning
 with torchmetrics at its defaults (fp32, no workers) and tuned as its documentation advises
 (bf16-mixed, channels_last, persistent workers); timm's loader and augmentation with a bare loop;
@@ -20,10 +20,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.films import make_films
+from benchmarks.lib.images import make_images
+from benchmarks.lib.record import write_result
+from benchmarks.lib.usage import peak_bytes
 from benchmarks.peers import OURS, TITLES, USUAL, make_contender
-from benchmarks.record import write_result
-from benchmarks.usage import peak_bytes
 from config import Config, ConfigManager
 from engine.data.prepare import prepare
 
@@ -33,13 +33,13 @@ BARS = {224: 3.0, 64: 5.0}  # times as fast as Lightning at its defaults, on a C
 def main() -> int:
     """Measure, print the table, write the JSON; 0 whatever the figures are."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--films", type=int, default=128, help="that train in an epoch")
+    options.add_argument("--images", type=int, default=128, help="that train in an epoch")
     options.add_argument("--image-size", type=int, default=224)
     options.add_argument("--batch-size", type=int, default=32)
     options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = make_films(Path(name) / "films", given.films * 5 // 4)
+        folder = make_images(Path(name) / "images", given.images * 5 // 4)
         config = ConfigManager.load(
             overrides={
                 "output.cache_dir": f"{name}/cache",

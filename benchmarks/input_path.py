@@ -1,4 +1,4 @@
-"""How fast do films come in? `python -m benchmarks.input_path`
+"""How fast do images come in? `python -m benchmarks.input_path`
 
 Per core: preparing 1.3-megapixel JPEGs once (decode at reduced scale, resize, hash, store), and
 batches from the cache with augmentation. Beside them what the usual recipe does in every epoch:
@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from benchmarks.films import make_films
-from benchmarks.record import write_result
+from benchmarks.lib.images import make_images
+from benchmarks.lib.record import write_result
 from config.schema import Augment, Data, System
-from engine.data.augment import MEAN, STD, augment, normalise
+from engine.data.augment import augment
 from engine.data.cache import open_cache
+from engine.data.inputs import MEAN, STD, normalise, to_float
 from engine.data.source import open_source
 from engine.device import resolve
 
@@ -31,7 +32,7 @@ from engine.device import resolve
 def main() -> int:
     """Measure, print the table, write the JSON; 0 whatever the figures are."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--films", type=int, default=200)
+    options.add_argument("--images", type=int, default=200)
     options.add_argument("--image-size", type=int, default=224)
     options.add_argument("--rounds", type=int, default=5)
     given = options.parse_args()
@@ -39,7 +40,7 @@ def main() -> int:
     resolve(System(), planned_steps=1)  # the process is set up as for a run
     rates: dict[str, list[float]] = {"prepare": [], "batches": [], "usual": []}
     with tempfile.TemporaryDirectory() as name:
-        folder = make_films(Path(name) / "films", given.films)
+        folder = make_images(Path(name) / "images", given.images)
         source = open_source(folder, Data())
         for turn in range(given.rounds + 1):
             began = time.perf_counter()
@@ -50,9 +51,9 @@ def main() -> int:
             usual_epoch(folder, given.image_size)
             ended = time.perf_counter()
             if turn:
-                rates["prepare"].append(given.films / (prepared - began))
-                rates["batches"].append(given.films / (batched - prepared))
-                rates["usual"].append(given.films / (ended - batched))
+                rates["prepare"].append(given.images / (prepared - began))
+                rates["batches"].append(given.images / (batched - prepared))
+                rates["usual"].append(given.images / (ended - batched))
     bars = {"prepare": 220, "batches": 900, "usual": None}
     figures = {}
     for key, values in rates.items():
@@ -77,11 +78,11 @@ def batches_of(images: np.ndarray, size: int = 32) -> None:
     for start in range(0, len(images), size):
         index = order[start : start + size]
         batch = torch.from_numpy(np.asarray(images[index]))[:, None]
-        normalise(augment(batch, torch.from_numpy(index), 42, 1, Augment()))
+        normalise(augment(to_float(batch), torch.from_numpy(index), 42, 1, Augment()))
 
 
 def usual_transform(size: int) -> v2.Compose:
-    """What a torchvision tutorial would write for these films."""
+    """What a torchvision tutorial would write for these images."""
     return v2.Compose(
         [
             v2.Resize((size, size)),
@@ -95,7 +96,7 @@ def usual_transform(size: int) -> v2.Compose:
 
 
 def usual_epoch(folder: Path, size: int) -> None:
-    """The same films, each decoded and augmented on its own."""
+    """The same images, each decoded and augmented on its own."""
     transform = usual_transform(size)
     for path in sorted((folder / "images").iterdir()):
         with Image.open(path) as image:

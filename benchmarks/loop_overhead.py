@@ -17,18 +17,18 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.lib.record import write_result
 from benchmarks.peers import engine_epoch
-from benchmarks.record import write_result
 from config.schema import Model, System
-from engine.data.augment import normalise, to_float
 from engine.data.dataset import Batch
-from engine.database import create_run_sync
+from engine.data.inputs import normalise, to_float
 from engine.device import Runtime, resolve
-from engine.events import EventQueue
-from engine.model import build_model
-from engine.sinks.console import ConsoleSink
-from engine.sinks.database import DatabaseSink
-from engine.sinks.files import FilesSink
+from engine.model.resnet import build_model
+from engine.records.database import create_run_sync
+from engine.stream.queue import EventQueue
+from engine.stream.sinks.console import ConsoleSink
+from engine.stream.sinks.database import DatabaseSink
+from engine.stream.sinks.files import FilesSink
 
 
 def main() -> int:
@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def make_batches(count: int, size: int, side: int) -> list[Batch]:
-    """Random films [size, 1, side, side], the same for both."""
+    """Random images [size, 1, side, side], the same for both."""
     generator = torch.Generator().manual_seed(0)
     return [
         Batch(

@@ -13,15 +13,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.input_path import usual_transform
-from benchmarks.usage import Spent, Stopwatch
+from benchmarks.lib.usage import Spent, Stopwatch
 from config import Config
-from engine.data.augment import augment, normalise
 from engine.data.dataset import Batch
+from engine.data.inputs import training_inputs
 from engine.data.loading import make_loaders
 from engine.data.prepare import Prepared, prepare
 from engine.device import Runtime, resolve
-from engine.loop import Emit, EpochState, ToInput, train_one_epoch
-from engine.model import build_model
+from engine.model.resnet import build_model
+from engine.training.loop import ToInput, train_one_epoch
+from engine.training.progress import Emit, EpochState
 
 Contender = Callable[[], Spent]  # trains, and gives what one epoch took
 
@@ -30,8 +31,8 @@ USUAL, TUNED = "lightning, defaults", "lightning, tuned (2 workers)"
 TITLES = (OURS, BARE, TIMM, TUNED, USUAL)
 
 
-class Films(Dataset[tuple[torch.Tensor, int]]):
-    """What the usual recipe's data set does: open, convert, transform, one film at a time."""
+class ScoredImages(Dataset[tuple[torch.Tensor, int]]):
+    """What the usual recipe's data set does: open, convert, transform, one image at a time."""
 
     def __init__(self, paths: list[Path], labels: list[int], transform: Any) -> None:
         self._paths, self._labels, self.transform = paths, labels, transform
@@ -45,23 +46,23 @@ class Films(Dataset[tuple[torch.Tensor, int]]):
 
 
 def make_contender(title: str, folder: Path, config: Config) -> Contender:
-    """One of TITLES, on the training films of our split of the data set in `folder`."""
+    """One of TITLES, on the training images of our split of the data set in `folder`."""
     prepared = prepare(folder, config)
     if title == OURS:
         return ours(config, prepared)
     train = prepared.split.train.tolist()
     paths = [folder / prepared.names[i] for i in train]
     labels = [int(prepared.labels[i]) for i in train]
-    films = Films(paths, labels, usual_transform(config.data.image_size))
+    images = ScoredImages(paths, labels, usual_transform(config.data.image_size))
     if title == TIMM:
-        return bare(timm_loader(films, config), config)
+        return bare(timm_loader(images, config), config)
     batch = config.system.batch_size
     if title == BARE:
-        return bare(DataLoader(films, batch, shuffle=True), config)
+        return bare(DataLoader(images, batch, shuffle=True), config)
     if title == USUAL:
-        return lightning(DataLoader(films, batch, shuffle=True), config, tuned=False)
+        return lightning(DataLoader(images, batch, shuffle=True), config, tuned=False)
     workers: dict[str, Any] = {"num_workers": 2, "persistent_workers": True}
-    return lightning(DataLoader(films, batch, shuffle=True, **workers), config, tuned=True)
+    return lightning(DataLoader(images, batch, shuffle=True, **workers), config, tuned=True)
 
 
 def ours(config: Config, prepared: Prepared) -> Contender:
@@ -75,10 +76,7 @@ def ours(config: Config, prepared: Prepared) -> Contender:
     epoch = 0
 
     def to_input(batch: Batch) -> torch.Tensor:
-        images = batch.images.to(runtime.device, non_blocking=True)
-        indices = batch.indices.to(runtime.device, non_blocking=True)
-        grey = augment(images, indices, 42, epoch, config.augment)
-        return normalise(grey).contiguous(memory_format=runtime.memory_format)
+        return training_inputs(batch, runtime, 42, epoch, config.augment)
 
     def train() -> Spent:
         nonlocal epoch
@@ -103,7 +101,7 @@ def engine_epoch(
     epoch: int,
     emit: Emit = lambda _: None,
 ) -> None:
-    """The engine's own loop, once over `loader`; `sizes` are the films in each of its batches."""
+    """The engine's own loop, once over `loader`; `sizes` are the images in each of its batches."""
     train_one_epoch(
         model,
         loader,
@@ -147,12 +145,12 @@ def bare(loader: Any, config: Config) -> Contender:
     return train
 
 
-def timm_loader(films: Films, config: Config) -> Any:
-    """timm's own loader, which gives the films its own augmentation, with two workers."""
+def timm_loader(images: ScoredImages, config: Config) -> Any:
+    """timm's own loader, which gives the images its own augmentation, with two workers."""
     from timm.data import create_loader
 
     return create_loader(
-        films,
+        images,
         (3, config.data.image_size, config.data.image_size),
         config.system.batch_size,
         is_training=True,

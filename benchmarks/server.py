@@ -26,10 +26,10 @@ import httpx
 import numpy as np
 from websockets.asyncio.client import ClientConnection, connect
 
-from benchmarks.record import write_result
-from benchmarks.usage import resident_bytes
+from benchmarks.lib.record import write_result
+from benchmarks.lib.usage import resident_bytes
 from engine.data.phantoms import write_demo_dataset
-from engine.database import create_run_sync
+from engine.records.database import create_run_sync
 
 SOCKETS, EVENTS, EVERY = 1000, 60, 0.25  # seconds between two events
 RUNS, EPOCHS, RATE, SECONDS = 10_000, 100, 200, 15
@@ -170,7 +170,7 @@ def fill(database: Path) -> None:
     with connection:
         connection.executemany(
             "INSERT INTO run (run_name, status, created_at, config, best_epoch, dataset_path) "
-            "VALUES (?, 'completed', '2026-11-01T00:00:00.000+00:00', ?, 50, '/data/films.zip')",
+            "VALUES (?, 'completed', '2026-11-01T00:00:00.000+00:00', ?, 50, '/data/images.zip')",
             ((f"run {n}", config) for n in range(RUNS)),
         )
         ids = [row[0] for row in connection.execute("SELECT run_id FROM run WHERE best_epoch")]
@@ -237,14 +237,14 @@ async def upload(server: Server) -> dict[str, Any]:
 async def training(server: Server) -> dict[str, Any]:
     """Epochs of a real worker with and without a thousand listeners, in turns."""
     folder = server.database.parents[1]
-    films = write_demo_dataset(folder / "data" / "films.zip", films=1000, patients=200, size=96)
+    images = write_demo_dataset(folder / "data" / "images.zip", images=1000, patients=200, size=96)
     overrides = {
         "experiment.epochs": 1000,
         "experiment.early_stopping_patience": 1000,
         "model.weights": "none",
         "data.image_size": 64,
     }
-    body = {"run_name": "t", "dataset_path": str(films), "config_overrides": overrides}
+    body = {"run_name": "t", "dataset_path": str(images), "config_overrides": overrides}
     url = f"http://{server.address}"
     async with httpx.AsyncClient(timeout=60) as client:
         run_id = (await client.post(f"{url}/experiments/centralized", json=body)).json()["run_id"]

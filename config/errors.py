@@ -9,3 +9,8 @@ class UserError(ValueError):
 
 class ConfigError(UserError):
     """An unknown key, a value of the wrong type or out of range; names the file and line or key."""
+
+
+def first_line(error: BaseException) -> str:
+    """An error's own words, cut to one line; its type where it has none."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -48,7 +48,7 @@ def _key(default: Any, kind: str, meaning: str, **limits: Any) -> Any:
 class System:
     """How the work is done."""
 
-    batch_size: int = _key(32, "int", "films in a training batch", low=1, high=65536)
+    batch_size: int = _key(32, "int", "images in a training batch", low=1, high=65536)
     num_workers: int | str = _key(
         AUTO, "int", "processes that load batches; auto measures", low=0, high=256, choices=(AUTO,)
     )
@@ -57,9 +57,9 @@ class System:
         AUTO, "bool", "page-locked batches; auto: where there is a GPU", choices=(AUTO,)
     )
     validation_split: float = _key(
-        0.2, "float", "share of the films that validates", low=0, high=0.9, above_low=True
+        0.2, "float", "share of the images that validates", low=0, high=0.9, above_low=True
     )
-    test_split: float = _key(0.0, "float", "share of the films held back", low=0, high=0.9)
+    test_split: float = _key(0.0, "float", "share of the images held back", low=0, high=0.9)
     seed: int = _key(42, "int", "seed of everything random", low=0, high=2**32 - 1)
     device: str = _key(
         AUTO, "str", "auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|mps|cuda(:\d+)?"
@@ -125,27 +125,27 @@ class Data:
     """The data set and how it is read."""
 
     image_size: int = _key(
-        224, "int", "side of the square the films are resized to", low=32, high=2048
+        224, "int", "side of the square the images are resized to", low=32, high=2048
     )
     positive_label: str = _key("PNEUMONIA", "str", "the class that recall speaks of")
     filename_column: str = _key(AUTO, "str", "column of the file names; auto knows the usual")
     label_column: str = _key(AUTO, "str", "column of the labels; auto knows the usual")
     patient_column: str = _key(AUTO, "str", "column of the patient ids; auto knows the usual")
     unreadable: str = _key(
-        "error", "str", "what an unreadable or missing film does", choices=("error", "skip")
+        "error", "str", "what an unreadable or missing image does", choices=("error", "skip")
     )
     max_unpacked_gb: float = _key(
         50.0, "float", "largest unpacked size of a ZIP", low=0, above_low=True
     )
     cache_max_gb: float = _key(50.0, "float", "largest decode cache", low=0, above_low=True)
     residency: str = _key(
-        AUTO, "str", "where the decoded films are kept", choices=(AUTO, "host", "device")
+        AUTO, "str", "where the decoded images are kept", choices=(AUTO, "host", "device")
     )
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes to the training films; 0 switches one off."""
+    """Random changes to the training images; 0 switches one off."""
 
     flip: float = _key(0.0, "float", "probability of a mirror image", low=0, high=1)
     rotate: float = _key(7.0, "float", "degrees to either side at most", low=0, high=180)
@@ -273,7 +273,7 @@ def build(values: Mapping[str, tuple[Any, str]]) -> Config:
     system = sections["system"]
     if system.validation_split + system.test_split >= 1:
         raise ConfigError(
-            "system.validation_split and system.test_split together must leave films to train on "
+            "system.validation_split and system.test_split together must leave images to train on "
             f"(they are {system.validation_split:g} and {system.test_split:g})"
         )
     provenance = {key: values[key][1] if key in values else "default" for key in RULES}

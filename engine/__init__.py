@@ -11,7 +11,7 @@ __all__ = ["CentralizedTrainer"]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazily, so that the server can import engine.store without importing torch.
+    # Lazily, so that the server can import engine.records.store without importing torch.
     if name == "CentralizedTrainer":
         from engine.trainer import CentralizedTrainer
 

@@ -37,9 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def reproduce(run_id: int, dataset: Path | None, base: Config) -> int:
     """Say what differs, train again as a new run, and compare. Raises UserError."""
-    from engine.database import get_run_sync, metrics_sync
     from engine.device import resolve
-    from engine.manifest import build_manifest
+    from engine.records.database import get_run_sync, metrics_sync
+    from engine.records.manifest import build_manifest
     from engine.trainer import CentralizedTrainer
 
     database = Path(base.output.database)

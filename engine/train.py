@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--dataset", type=Path, help="a ZIP or a folder: metadata.csv and images/")
-    what.add_argument("--demo", action="store_true", help="make synthetic films and train on them")
+    what.add_argument("--demo", action="store_true", help="make synthetic images and train on them")
     what.add_argument("--resume", type=int, metavar="RUN_ID", help="go on with an interrupted run")
     what.add_argument("--run-id", type=int, metavar="N", help="start the queued run N")
     command.add_argument("--run-name", help="a name for the run (default: the data set's)")
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
 
 def run_stored(options: argparse.Namespace, run_id: int, overrides: dict[str, Any]) -> int:
     """Start a queued run, or go on with an interrupted one, with the configuration it keeps."""
-    from engine.database import get_run_sync
+    from engine.records.database import get_run_sync
 
     base = ConfigManager.load(options.config, overrides=overrides)
     row = get_run_sync(Path(base.output.database), run_id)

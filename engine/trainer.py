@@ -15,20 +15,21 @@ import torch
 from torch import nn
 
 from config import Config, ConfigManager, UserError
-from engine import results
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
-from engine.database import claim_run_sync, create_run_sync, update_run_sync
 from engine.device import resolve
-from engine.events import EventQueue, Sink, TrainingFailed, TrainingStopped
-from engine.manifest import build_manifest
-from engine.model import build_model
+from engine.model.resnet import build_model
 from engine.process import started_at
+from engine.records import results
+from engine.records.database import claim_run_sync, create_run_sync, update_run_sync
+from engine.records.manifest import build_manifest
 from engine.run import Run, TrainingDiverged
-from engine.sinks.console import ConsoleSink, preparation_bar
-from engine.sinks.database import DatabaseSink
-from engine.sinks.files import FilesSink
 from engine.stop import StopRequest
+from engine.stream.events import TrainingFailed, TrainingStopped
+from engine.stream.queue import EventQueue, Sink
+from engine.stream.sinks.console import ConsoleSink, preparation_bar
+from engine.stream.sinks.database import DatabaseSink
+from engine.stream.sinks.files import FilesSink
 
 
 class StoppedEarly(UserError):
@@ -67,7 +68,7 @@ class CentralizedTrainer:
 
         def watched(done: int, total: int) -> None:
             if self._stop.is_set():
-                raise StoppedEarly(f"{self._stop.reason}; the films decoded so far are kept")
+                raise StoppedEarly(f"{self._stop.reason}; the images decoded so far are kept")
             if progress is not None:
                 progress(done, total)
 
@@ -112,7 +113,7 @@ class CentralizedTrainer:
                     self._stop,
                 )
                 self._record(path, prepared, run)
-                with run.writer:
+                with run.snapshots:
                     return run.go(resume)
             except StoppedEarly:
                 events.emit(nothing_trained(self._stop.reason))

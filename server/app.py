@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
-from engine.store import Store
+from engine.records.store import Store
 from server import errors
 from server.hub import Hub
 from server.routes import datasets, live, runs, service

@@ -62,7 +62,7 @@ def main(path: str, name: str, config: Config) -> dict[str, Any]:
     patients = {record.patient for record in source.records if record.patient}
     report = {
         "kind": source.kind,
-        "films": len(source.records),
+        "images": len(source.records),
         "counts": dict(labels),
         "patients": len(patients) or None,
         "label_names": list(source.label_names),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config import UserError
-from engine.store import Store
+from engine.records.store import Store
 from engine.train import DEMO_OVERRIDES
 from server.check_dataset import check
 from server.settings import Settings
@@ -19,16 +19,16 @@ WATCHED, LONG = "demo: to watch", 60
 
 
 async def queue_demo(settings: Settings) -> None:
-    """Queue a short run and a long one on synthetic films, the short one only once.
+    """Queue a short run and a long one on synthetic images, the short one only once.
 
-    Raises UserError where the films cannot be made.
+    Raises UserError where the images cannot be made.
     """
     dataset = demo_dataset(settings)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "engine.data.phantoms", str(dataset)
     )
     if await process.wait() != 0:
-        raise UserError(f"the demo's films could not be made in {dataset.parent}")
+        raise UserError(f"the demo's images could not be made in {dataset.parent}")
     found = await check(dataset, dataset.name, settings.config)
     async with await Store.open(settings.database) as store:
         await store.put_dataset(dataset.stem, str(dataset), None, found["report"])
@@ -36,7 +36,7 @@ async def queue_demo(settings: Settings) -> None:
             if not await store.list_runs((enough, "queued", *LIVE), name):
                 await store.create_run(
                     run_name=name,
-                    run_description="synthetic films, made by python -m server --demo",
+                    run_description="synthetic images, made by python -m server --demo",
                     config=demo_config(settings, epochs),
                     dataset_path=str(dataset),
                     status="queued",

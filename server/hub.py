@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from engine.store import PASSING, Store
+from engine.records.store import PASSING, Store
 
 POLL_SECONDS = 0.04  # between two looks at the database's data_version
 WAITING = 256  # events that may wait for one socket before it counts as too slow

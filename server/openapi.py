@@ -6,8 +6,8 @@ from typing import Any
 
 from config import Config
 from config.schema import RULES, Rule
-from engine.store import METRIC_COLUMNS
-from server.requests import (
+from engine.records.store import METRIC_COLUMNS
+from server.parsing import (
     DESCRIPTION_LENGTH,
     MAX_ID,
     NAME_LENGTH,

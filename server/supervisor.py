@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from config import Config
-from engine.events import TrainingFailed, TrainingStopped
 from engine.process import is_alive, started_at
-from engine.store import Store
+from engine.records.store import Store
+from engine.stream.events import TrainingFailed, TrainingStopped
 from server.settings import TOKEN_VARIABLE, Settings
 
 TICK_SECONDS = 0.5

@@ -12,7 +12,7 @@ import pytest
 
 from config import Config
 from config.schema import describe
-from engine import events
+from engine.stream import events
 from server.openapi import describe as describe_routes
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def test_imports_go_one_way(package: str) -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *("config", "engine", "engine.events", "engine.store", "engine.data.source"),
+        *("config", "engine", "engine.stream.events", "engine.records.store", "engine.data.source"),
         *("engine.train", "server.__main__", "server.check_dataset"),
     ],
 )

@@ -1,6 +1,6 @@
-"""Augmentation in batches, on the device, with every film's own parameters.
+"""Augmentation in batches, on the device, with every image's own parameters.
 
-The parameters are a counter-based hash of (seed, epoch, film): the same whatever the batch size,
+The parameters are a counter-based hash of (seed, epoch, image): the same whatever the batch size,
 the workers or the number of ranks.
 """
 
@@ -14,24 +14,21 @@ from torch.nn import functional
 
 from config.schema import Augment
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet's, which the pretrained backbones expect
-STD = (0.229, 0.224, 0.225)
-DRAWS = 16  # random numbers for each film and epoch
+DRAWS = 16  # random numbers for each image and epoch
 NOISE_BANK = 2  # times the side: room for many different crops
 _64_BITS = (1 << 64) - 1
 
 
 def augment(
-    images: torch.Tensor, index: torch.Tensor, seed: int, epoch: int, settings: Augment
+    x: torch.Tensor, index: torch.Tensor, seed: int, epoch: int, settings: Augment
 ) -> torch.Tensor:
-    """uint8 [B, 1, S, S] and record indices [B] -> float32 [B, 1, S, S] in 0..1, same device."""
-    x = to_float(images)
+    """float32 [B, 1, S, S] in 0..1 and record indices [B] -> the same shape, changed at random."""
     draws = uniform(seed, epoch, index)  # [B, DRAWS] in 0..1
     signed = draws * 2 - 1
     if settings.flip or settings.rotate or settings.translate or settings.scale:
         x = _affine(x, draws, signed, settings)
     if settings.contrast:
-        # Around the film's own mean; a mean per film does not depend on its neighbours.
+        # Around the image's own mean; a mean per image does not depend on its neighbours.
         mean = x.mean(dim=(1, 2, 3), keepdim=True)
         x = torch.lerp(mean, x, 1 + _column(signed, 5) * settings.contrast)
     if settings.brightness:
@@ -43,28 +40,10 @@ def augment(
     return x.clamp_(0, 1)
 
 
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 of any shape -> float32 in 0..1."""
-    return images.float().div_(255)
-
-
-def normalise(grey: torch.Tensor) -> torch.Tensor:
-    """float [B, 1, S, S] in 0..1 -> [B, 3, S, S], ImageNet's mean and deviation."""
-    mean, std = _channel_constants(grey.device)
-    return (grey - mean).div_(std)
-
-
-@functools.cache
-def _channel_constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Made once for a device: making them in every step would wait for it."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return mean, std
-
-
 def uniform(seed: int, epoch: int, index: torch.Tensor) -> torch.Tensor:
-    """float32 [B, DRAWS] in [0, 1) for film indices int64 [B].
+    """float32 [B, DRAWS] in [0, 1) for image indices int64 [B].
 
-    SplitMix64 (Steele, Lea and Flood, 2014) over a counter of film and draw; the key is seed and
+    SplitMix64 (Steele, Lea and Flood, 2014) over a counter of image and draw; the key is seed and
     epoch.
     """
     key = _mix_int((seed << 32) ^ epoch)
@@ -115,7 +94,7 @@ def _affine(
 
 
 def _noise(x: torch.Tensor, draws: torch.Tensor, seed: int) -> torch.Tensor:
-    """Standard normal noise: a crop of one seeded bank, at every film's own place and sign."""
+    """Standard normal noise: a crop of one seeded bank, at every image's own place and sign."""
     side = x.shape[-1]
     bank = _noise_bank(side, seed, x.device)
     room = bank.shape[-1] - side
@@ -134,7 +113,7 @@ def _noise_bank(side: int, seed: int, device: torch.device) -> torch.Tensor:
 
 
 def _erase(x: torch.Tensor, draws: torch.Tensor, probability: float) -> torch.Tensor:
-    """A grey rectangle of a tenth to a third of each side, on some films (Zhong et al., 2020)."""
+    """A grey rectangle of a tenth to a third of each side, on some images (Zhong et al., 2020)."""
     side = x.shape[-1]
     size = (draws[:, 12:14] * (side / 3 - side / 10) + side / 10).long()
     start = (draws[:, 14:16] * (side - size)).long()

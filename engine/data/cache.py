@@ -1,9 +1,9 @@
-"""Decode once: every film of a data set as one uint8 memory map, kept between runs.
+"""Decode once: every image of a data set as one uint8 memory map, kept between runs.
 
-An entry is a folder named by the films and the preprocessing: `films.u8` [N, S, S] and
-`films.jsonl`, one line a film. It is filled under a lock in a `.partial` folder, which a later
-start takes up, and gets its name when it is whole: with unreadable films it stays partial, and
-they are tried again. Films that another entry holds are copied.
+An entry is a folder named by the images and the preprocessing: `images.u8` [N, S, S] and
+`images.jsonl`, one line a image. It is filled under a lock in a `.partial` folder, which a later
+start takes up, and gets its name when it is whole: with unreadable images it stays partial, and
+they are tried again. Images that another entry holds are copied.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from engine.data.archive import Reader, UnreadableFile
 from engine.data.source import Source
 from engine.files import sync_folder
 
-PREPROCESSING = "1"  # raise it where a film would be stored with other pixels than before
+PREPROCESSING = "1"  # raise it where a image would be stored with other pixels than before
 FLUSH_EVERY = 2.0  # seconds between steps that a crash cannot undo
 SPARE = 64 << 20  # bytes of the disk that are left free
-Progress = Callable[[int, int], None]  # films done, films in all
+Progress = Callable[[int, int], None]  # images done, images in all
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What preparing one film has found."""
+    """What preparing one image has found."""
 
     content: str  # SHA-256 of the file
-    pixels: str  # hash of the decoded grey pixels and their shape: equal films are equal here
+    pixels: str  # hash of the decoded grey pixels and their shape: equal images are equal here
     phash: int  # perceptual hash, 256 bits
     width: int
     height: int
@@ -50,7 +50,7 @@ class Scan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Film:
+class _CachedImage:
     """One line of an entry's index."""
 
     name: str
@@ -67,9 +67,9 @@ def open_cache(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> tuple[np.ndarray, list[Scan]]:
-    """Every record's film, uint8 [N, S, S] on disk, and its Scan; decodes what is not there yet.
+    """Every record's image, uint8 [N, S, S] on disk, and its Scan; decodes what is not there yet.
 
-    The rows of unreadable films are zero. Decoding runs in threads: the codecs release the
+    The rows of unreadable images are zero. Decoding runs in threads: the codecs release the
     interpreter. Raises UserError where the disk or `max_gb` has no room.
     """
     names = [record.name for record in source.records]
@@ -83,11 +83,11 @@ def open_cache(
                 _make_room(folder, key, len(names) * image_size**2, max_gb)
                 entry = _fill(entry, reader, names, states, image_size, workers, progress)
             os.utime(entry)  # the least recently used entry goes first
-            films = _read_index(entry / "films.jsonl")
+            index = _read_index(entry / "images.jsonl")
     images = np.memmap(
-        entry / "films.u8", np.uint8, "r", shape=(len(names), image_size, image_size)
+        entry / "images.u8", np.uint8, "r", shape=(len(names), image_size, image_size)
     )
-    return images, [films[row].scan for row in range(len(names))]
+    return images, [index[row].scan for row in range(len(names))]
 
 
 def _key(names: list[str], states: list[tuple[int, int]], image_size: int) -> str:
@@ -115,23 +115,23 @@ def _fill(
     """Make an entry: take up a partial one, copy what others hold, decode the rest; its folder."""
     partial = entry.with_name(entry.name + ".partial")
     partial.mkdir(exist_ok=True)
-    index = partial / "films.jsonl"
+    index = partial / "images.jsonl"
     found = _read_index(index) if index.exists() else {}
-    done = {row: film for row, film in found.items() if film.scan.error is None}
+    done = {row: image for row, image in found.items() if image.scan.error is None}
     copies = _Copies(entry.parent, size)
     # Written by offset, not through a map: a full disk is then an error and not a signal.
-    pixels = os.open(partial / "films.u8", os.O_RDWR | os.O_CREAT, 0o644)
+    pixels = os.open(partial / "images.u8", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         os.ftruncate(pixels, len(names) * size * size)
         with index.open("w", encoding="utf-8") as log:
-            log.writelines(_line(row, film) for row, film in done.items())
+            log.writelines(_line(row, image) for row, image in done.items())
             todo = [row for row in range(len(names)) if row not in done]
 
             def prepare(row: int) -> str:
-                film, grey = _prepare(reader, names[row], states[row], size, copies)
+                image, grey = _prepare(reader, names[row], states[row], size, copies)
                 if grey is not None:
                     os.pwrite(pixels, grey.tobytes(), row * size * size)
-                return _line(row, film)
+                return _line(row, image)
 
             flushed, waiting = time.monotonic(), list[str]()
             for count, line in enumerate(_in_threads(prepare, todo, workers), len(done) + 1):
@@ -149,7 +149,7 @@ def _fill(
         ) from error
     finally:
         os.close(pixels)
-    if any(film.scan.error for film in _read_index(index).values()):
+    if any(image.scan.error for image in _read_index(index).values()):
         return partial
     partial.rename(entry)
     sync_folder(entry.parent)
@@ -186,8 +186,8 @@ def _in_threads(work: Callable[[int], str], rows: list[int], workers: int | None
 
 def _prepare(
     reader: Reader, name: str, state: tuple[int, int], size: int, copies: _Copies
-) -> tuple[_Film, np.ndarray | None]:
-    """Scan and pixels uint8 [S, S] of one film, or a scan with its error."""
+) -> tuple[_CachedImage, np.ndarray | None]:
+    """Scan and pixels uint8 [S, S] of one image, or a scan with its error."""
     known = copies.by_state(name, state)
     if known is not None:
         return known
@@ -198,47 +198,49 @@ def _prepare(
         known = copies.by_content(content, name, state)
         if known is not None:
             return known
-        film = decode.decode(data, name, at_least=size)
+        image = decode.decode(data, name, at_least=size)
     except (UnreadableFile, decode.UnreadableImage) as error:
-        return _Film(name, *state, Scan(content, content or name, 0, 0, 0, "", str(error))), None
-    grey = decode.resize(film.pixels, size)
-    shape = f"{film.width}x{film.height}:{film.pixels.shape}".encode()
-    digest = hashlib.blake2b(film.pixels.tobytes(), digest_size=16, person=b"pixels")
+        return _CachedImage(
+            name, *state, Scan(content, content or name, 0, 0, 0, "", str(error))
+        ), None
+    grey = decode.resize(image.pixels, size)
+    shape = f"{image.width}x{image.height}:{image.pixels.shape}".encode()
+    digest = hashlib.blake2b(image.pixels.tobytes(), digest_size=16, person=b"pixels")
     digest.update(shape)
-    phash = decode.perceptual_hash(film.pixels)
-    scan = Scan(content, digest.hexdigest(), phash, film.width, film.height, film.mode, None)
-    return _Film(name, *state, scan), grey
+    phash = decode.perceptual_hash(image.pixels)
+    scan = Scan(content, digest.hexdigest(), phash, image.width, image.height, image.mode, None)
+    return _CachedImage(name, *state, scan), grey
 
 
 class _Copies:
-    """Films that other entries of the same size hold already."""
+    """Images that other entries of the same size hold already."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self._size = size
-        self._where: dict[tuple[str, int, int] | str, tuple[Path, int, _Film]] = {}
-        for index in folder.glob(f"{size}px-*/films.jsonl"):
+        self._where: dict[tuple[str, int, int] | str, tuple[Path, int, _CachedImage]] = {}
+        for index in folder.glob(f"{size}px-*/images.jsonl"):
             with contextlib.suppress(OSError):  # evicted meanwhile
-                for row, film in _rows(index):
-                    place = (index.parent / "films.u8", row, film)
-                    self._where[film.name, film.size, film.stamp] = place
-                    self._where[film.scan.content] = place
+                for row, image in _rows(index):
+                    place = (index.parent / "images.u8", row, image)
+                    self._where[image.name, image.size, image.stamp] = place
+                    self._where[image.scan.content] = place
 
-    def by_state(self, name: str, state: tuple[int, int]) -> tuple[_Film, np.ndarray] | None:
-        """By name, size and stamp: without reading the film."""
+    def by_state(self, name: str, state: tuple[int, int]) -> tuple[_CachedImage, np.ndarray] | None:
+        """By name, size and stamp: without reading the image."""
         return self._copy(self._where.get((name, *state)), name, state)
 
     def by_content(
         self, content: str, name: str, state: tuple[int, int]
-    ) -> tuple[_Film, np.ndarray] | None:
+    ) -> tuple[_CachedImage, np.ndarray] | None:
         """By the hash of the file."""
         return self._copy(self._where.get(content), name, state)
 
     def _copy(
-        self, place: tuple[Path, int, _Film] | None, name: str, state: tuple[int, int]
-    ) -> tuple[_Film, np.ndarray] | None:
+        self, place: tuple[Path, int, _CachedImage] | None, name: str, state: tuple[int, int]
+    ) -> tuple[_CachedImage, np.ndarray] | None:
         if place is None or place[2].scan.error is not None:
             return None
-        path, row, film = place
+        path, row, image = place
         area = self._size**2
         try:
             grey = np.fromfile(path, np.uint8, area, offset=row * area)
@@ -246,14 +248,14 @@ class _Copies:
             return None  # evicted meanwhile
         if grey.size != area:
             return None
-        return dataclasses.replace(film, name=name, size=state[0], stamp=state[1]), grey
+        return dataclasses.replace(image, name=name, size=state[0], stamp=state[1]), grey
 
 
 def _make_room(folder: Path, key: str, needed: int, max_gb: float) -> None:
     """Evict the least recently used entries; a run that still maps one keeps its pages."""
     if needed > max_gb * 1e9:
         raise UserError(
-            f"the decoded films need {needed / 1e9:.1f} GB, and data.cache_max_gb allows {max_gb:g}"
+            f"the decoded images need {needed / 1e9:.1f} GB, and data.cache_max_gb is {max_gb:g}"
             "; raise it or lower data.image_size"
         )
     others = [path for path in folder.glob("*px-*") if path.is_dir() and path.stem != key]
@@ -269,7 +271,7 @@ def _make_room(folder: Path, key: str, needed: int, max_gb: float) -> None:
     free = shutil.disk_usage(folder).free + (_bytes(partial) if partial.exists() else 0)
     if needed + SPARE > free:
         raise UserError(
-            f"{folder}: the decoded films need {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are "
+            f"{folder}: the decoded images need {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are "
             "free; make room, choose another output.cache_dir, or lower data.image_size"
         )
 
@@ -298,19 +300,19 @@ def _used(path: Path) -> float:
         return 0.0
 
 
-def _line(row: int, film: _Film) -> str:
-    return json.dumps([row, dataclasses.asdict(film)], ensure_ascii=False) + "\n"
+def _line(row: int, image: _CachedImage) -> str:
+    return json.dumps([row, dataclasses.asdict(image)], ensure_ascii=False) + "\n"
 
 
-def _read_index(path: Path) -> dict[int, _Film]:
+def _read_index(path: Path) -> dict[int, _CachedImage]:
     return dict(_rows(path))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, _Film]]:
-    """Rows of the pixel file with their films; a last half line is left out."""
+def _rows(path: Path) -> Iterator[tuple[int, _CachedImage]]:
+    """Rows of the pixel file with their images; a last half line is left out."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             if not line.endswith("\n"):
                 return
             row, fields = json.loads(line)
-            yield row, _Film(**{**fields, "scan": Scan(**fields["scan"])})
+            yield row, _CachedImage(**{**fields, "scan": Scan(**fields["scan"])})

@@ -1,4 +1,4 @@
-"""Whole batches out of the decoded films, in an order that depends on seed and epoch alone."""
+"""Whole batches out of the decoded images, in an order that depends on seed and epoch alone."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ HANDING_OVER = 0.002  # seconds in which a worker's batch comes through shared m
 
 
 class Batch(NamedTuple):
-    """Films as the loop takes them."""
+    """Images as the loop takes them."""
 
     images: torch.Tensor  # uint8 [B, 1, S, S]
     labels: torch.Tensor  # int64 [B], 1 is the positive class
     indices: torch.Tensor  # int64 [B], the record's place in the data set
 
 
-class FilmDataset(Dataset[Batch]):
-    """The films at `indices`; hands out whole batches.
+class ImageDataset(Dataset[Batch]):
+    """The images at `indices`; hands out whole batches.
 
-    `labels` [N] and `rows` [N] are of all records; a row is the film's place in `images`
+    `labels` [N] and `rows` [N] are of all records; a row is the image's place in `images`
     [M, S, S] uint8.
     """
 
@@ -41,7 +41,7 @@ class FilmDataset(Dataset[Batch]):
         return self.__getitems__([position])
 
     def __getitems__(self, positions: list[int]) -> Batch:
-        """One contiguous batch with one indexing operation, no Python per film."""
+        """One contiguous batch with one indexing operation, no Python per image."""
         index = self._indices[positions]
         return Batch(
             torch.from_numpy(np.asarray(self._images[self._rows[index]]))[:, None],
@@ -58,7 +58,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
 class EpochBatches(Sampler[list[int]]):
     """Lists of positions, batch by batch; can begin in the middle of an epoch.
 
-    The last batch may be smaller; one of a single film, which BatchNorm cannot train on, is
+    The last batch may be smaller; one of a single image, which BatchNorm cannot train on, is
     joined to the batch before it.
     """
 
@@ -72,7 +72,7 @@ class EpochBatches(Sampler[list[int]]):
         self._epoch, self._skip = epoch, skip_batches
 
     def sizes(self) -> list[int]:
-        """Films in each batch of the whole epoch."""
+        """Images in each batch of the whole epoch."""
         full, rest = divmod(self._count, self._batch_size)
         sizes = [self._batch_size] * full + ([rest] if rest else [])
         if self._shuffle and rest == 1 and full:
@@ -93,7 +93,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def make_loader(
-    dataset: FilmDataset,
+    dataset: ImageDataset,
     batches: EpochBatches,
     num_workers: int,
     pin_memory: bool,
@@ -119,7 +119,7 @@ def as_it_is(batch: Any) -> Any:
 
 
 class ResidentLoader:
-    """The same batches, cut out of films that lie on the device: no copy per step."""
+    """The same batches, cut out of images that lie on the device: no copy per step."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class ResidentLoader:
 
 
 def choose_workers(
-    dataset: FilmDataset, batch_size: int, device: torch.device
+    dataset: ImageDataset, batch_size: int, device: torch.device
 ) -> tuple[int, float]:
     """Processes for loading, and the measured seconds in which this process fetches a batch.
 

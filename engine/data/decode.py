@@ -1,4 +1,4 @@
-"""Any film a hospital might hand over, as 8-bit grey."""
+"""Any image a hospital might hand over, as 8-bit grey."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A film and what it was."""
+    """A image and what it was."""
 
     pixels: np.ndarray  # uint8 [H, W], upright
     mode: str  # of the file: L, RGB, I;16, P, CMYK, DICOM, ...
-    width: int  # of the whole film, upright, also where it was decoded at a reduced scale
+    width: int  # of the whole image, upright, also where it was decoded at a reduced scale
     height: int
 
 
@@ -55,7 +55,7 @@ def decode(data: bytes, name: str, at_least: int | None = None) -> Decoded:
 
 
 def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W] -> uint8 [size, size], antialiased; the whole film, its sides made equal."""
+    """uint8 [H, W] -> uint8 [size, size], antialiased; the whole image, its sides made equal."""
     if pixels.shape == (size, size):
         return pixels
     image = Image.fromarray(pixels)
@@ -63,14 +63,14 @@ def resize(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """256-bit hash of uint8 [H, W]: films that look the same differ in few bits.
+    """256-bit hash of uint8 [H, W]: images that look the same differ in few bits.
 
     Which of the 16 x 16 lowest frequencies of a 32 x 32 thumbnail's cosine transform are above
     their median (Zauner, 2010). The usual 64 bits cannot tell one chest from another.
     """
     small = Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
     frequencies = _COSINES @ np.asarray(small, dtype=np.float64) @ _COSINES.T
-    low = np.round(frequencies.reshape(-1)[1:], 6)  # without the mean; a flat film is all zero
+    low = np.round(frequencies.reshape(-1)[1:], 6)  # without the mean; a flat image is all zero
     return int.from_bytes(np.packbits(np.append(low > np.median(low), False)).tobytes(), "big")
 
 
@@ -107,7 +107,7 @@ def _to_grey(image: Image.Image, mode: str) -> np.ndarray:
         return _scale_floats(np.asarray(image, dtype=np.float32))
     if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))  # outside the film it is dark
+        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))  # outside the image it is dark
         image = Image.alpha_composite(black, rgba).convert("RGB")
     elif mode not in ("L", "RGB", "1"):
         image = image.convert("RGB")
@@ -137,7 +137,7 @@ def _scale_floats(values: np.ndarray) -> np.ndarray:
 
 
 def _decode_dicom(data: bytes) -> Decoded:
-    """A DICOM film with rescale, window and MONOCHROME1 applied, as its viewer shows it."""
+    """A DICOM image with rescale, window and MONOCHROME1 applied, as its viewer shows it."""
     try:
         import pydicom
         from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
@@ -148,20 +148,23 @@ def _decode_dicom(data: bytes) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom warns of every small breach of the standard
-            film = pydicom.dcmread(io.BytesIO(data))
-            if int(film.Rows) * int(film.Columns) * int(film.get("NumberOfFrames", 1)) > MAX_PIXELS:
-                raise UnreadableImage(f"{film.Columns} x {film.Rows} pixels are too many")
-            values = film.pixel_array
+            image = pydicom.dcmread(io.BytesIO(data))
+            if (
+                int(image.Rows) * int(image.Columns) * int(image.get("NumberOfFrames", 1))
+                > MAX_PIXELS
+            ):
+                raise UnreadableImage(f"{image.Columns} x {image.Rows} pixels are too many")
+            values = image.pixel_array
             if values.ndim != 2:
-                raise UnreadableImage(f"it holds {values.shape} values, not one grey film")
-            values = apply_voi_lut(apply_modality_lut(values, film), film).astype(np.float64)
+                raise UnreadableImage(f"it holds {values.shape} values, not one grey image")
+            values = apply_voi_lut(apply_modality_lut(values, image), image).astype(np.float64)
     except UnreadableImage:
         raise
     except Exception as error:  # pydicom raises nearly anything on a damaged file
         raise UnreadableImage(f"DICOM: {str(error).splitlines()[0]}") from error
     low, high = float(values.min()), float(values.max())
     grey = np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    if film.get("PhotometricInterpretation") == "MONOCHROME1":
+    if image.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = 255 - grey
     return Decoded(grey, "DICOM", grey.shape[1], grey.shape[0])
 

@@ -1,4 +1,4 @@
-"""Batches for a run: from where the films lie, with as many workers as pay."""
+"""Batches for a run: from where the images lie, with as many workers as pay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from config import Config
 from engine.data.dataset import (
     Batch,
     EpochBatches,
-    FilmDataset,
+    ImageDataset,
     ResidentLoader,
     choose_workers,
     make_loader,
@@ -21,7 +21,7 @@ from engine.data.prepare import Prepared
 from engine.device import Runtime
 
 EVALUATION_BATCH = 2  # times the training batch: no gradients are kept, so more fits
-RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the films may take no more of it
+RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the images may take no more of it
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,17 @@ class Loaders:
 
 
 def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
-    """Loaders over films on the device where they fit, else over the memory map."""
+    """Loaders over images on the device where they fit, else over the memory map."""
     system, split = config.system, data.split
     train = EpochBatches(len(split.train), system.batch_size, system.seed, shuffle=True)
     size = system.batch_size * EVALUATION_BATCH
     val = EpochBatches(len(split.val), size, system.seed, shuffle=False)
     sides = ((split.train, train), (split.val, val))
     if _resident(config, data, runtime.device):
-        films = torch.from_numpy(data.images[data.rows]).to(runtime.device)
-        first, second = (ResidentLoader(films, data.labels, i, b) for i, b in sides)
+        images = torch.from_numpy(data.images[data.rows]).to(runtime.device)
+        first, second = (ResidentLoader(images, data.labels, i, b) for i, b in sides)
         return Loaders(first, second, train, val, {"residency": "device", "num_workers": 0})
-    sets = [FilmDataset(data.images, data.rows, data.labels, i) for i, _ in sides]
+    sets = [ImageDataset(data.images, data.rows, data.labels, i) for i, _ in sides]
     workers, chosen = system.num_workers, dict[str, Any]()
     if not isinstance(workers, int):
         workers, seconds = choose_workers(sets[0], system.batch_size, runtime.device)
@@ -58,7 +58,7 @@ def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
 
 
 def _resident(config: Config, data: Prepared, device: torch.device) -> bool:
-    """Whether the films are kept on the device."""
+    """Whether the images are kept on the device."""
     if config.data.residency != "auto":
         return config.data.residency == "device"
     if device.type != "cuda":

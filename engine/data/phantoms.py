@@ -1,4 +1,4 @@
-"""Synthetic chest films for the demo and the tests: lungs, ribs, and an opacity or none."""
+"""Synthetic chest images for the demo and the tests: lungs, ribs, and an opacity or none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Build:
-    """What a patient's films have in common; lengths in shares of the side."""
+    """What a patient's images have in common; lengths in shares of the side."""
 
     lung_width: float
     lung_height: float
@@ -27,12 +27,12 @@ class Build:
 
 
 def write_demo_dataset(
-    path: Path, films: int = 640, patients: int = 240, size: int = 96, seed: int = 0
+    path: Path, images: int = 640, patients: int = 240, size: int = 96, seed: int = 0
 ) -> Path:
-    """A ZIP of `films` PNGs of `size` pixels with metadata.csv; each patient has one class."""
+    """A ZIP of `images` PNGs of `size` pixels with metadata.csv; each patient has one class."""
     rng = np.random.default_rng(seed)
     builds = [new_build(rng) for _ in range(patients)]
-    owners = np.concatenate([np.arange(patients), rng.integers(0, patients, films - patients)])
+    owners = np.concatenate([np.arange(patients), rng.integers(0, patients, images - patients)])
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["patient_id", "filename", "label"])
@@ -52,24 +52,26 @@ def write_demo_dataset(
 
 
 def draw(build: Build, ill: bool, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One film, uint8 [size, size]: dark lungs in bright tissue, ribs, perhaps an opacity."""
+    """One image, uint8 [size, size]: dark lungs in bright tissue, ribs, perhaps an opacity."""
     y, x = np.mgrid[0:size, 0:size] / size
     x = x + rng.normal(0, 0.015)  # nobody stands twice in the same place
     y = y + rng.normal(0, 0.015)
-    film = np.full((size, size), build.body)
+    image = np.full((size, size), build.body)
     lungs = np.zeros((size, size))
     for side in (-1, 1):
         centre = 0.5 + side * (build.gap + build.lung_width)
         distance = ((x - centre) / build.lung_width) ** 2 + ((y - 0.48) / build.lung_height) ** 2
         lungs = np.maximum(lungs, _soft(1 - distance, 0.12))
-    film -= 0.42 * lungs
-    film += 0.1 * lungs * (np.sin((y * build.ribs + 0.35 * x + build.rib_phase) * 2 * np.pi) > 0.55)
-    film += 0.25 * np.exp(-(((x - 0.5) / 0.045) ** 2))  # spine and heart's shadow
+    image -= 0.42 * lungs
+    image += (
+        0.1 * lungs * (np.sin((y * build.ribs + 0.35 * x + build.rib_phase) * 2 * np.pi) > 0.55)
+    )
+    image += 0.25 * np.exp(-(((x - 0.5) / 0.045) ** 2))  # spine and heart's shadow
     if ill:
-        film += _opacity(build, x, y, rng) * lungs
-    film += rng.normal(0, 0.03, film.shape)
-    film = film * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02)  # exposure
-    return (np.clip(film, 0, 1) * 255).astype(np.uint8)
+        image += _opacity(build, x, y, rng) * lungs
+    image += rng.normal(0, 0.03, image.shape)
+    image = image * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02)  # exposure
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def new_build(rng: np.random.Generator) -> Build:

@@ -1,4 +1,4 @@
-"""From the path of a data set to films, labels and a split that a run can be trained on."""
+"""From the path of a data set to images, labels and a split that a run can be trained on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from config import Config
+from engine.data.audit import build_report
 from engine.data.cache import Progress, Scan, open_cache
-from engine.data.report import build_report
 from engine.data.source import DatasetError, Source, open_source
 from engine.data.split import Split, split_records
 
@@ -23,7 +23,7 @@ class Prepared:
     """A data set, ready to be trained on; every index is a place in `labels`."""
 
     images: np.ndarray  # uint8 [M, S, S], a memory map of the decode cache
-    rows: np.ndarray  # int64 [N], the row of each film in `images`
+    rows: np.ndarray  # int64 [N], the row of each image in `images`
     labels: np.ndarray  # int64 [N], 1 is the positive class
     names: list[str]
     patients: list[str | None]
@@ -31,7 +31,7 @@ class Prepared:
     label_names: tuple[str, str]  # negative, positive
     report: dict[str, Any]
     warnings: list[tuple[str, str]]  # (code, message)
-    fingerprint: str  # SHA-256 over every film's content, label and side
+    fingerprint: str  # SHA-256 over every image's content, label and side
 
 
 def prepare(dataset_path: str | Path, config: Config, progress: Progress | None = None) -> Prepared:
@@ -47,7 +47,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     }
     if unreadable and data.unreadable == "error":
         raise DatasetError(
-            f"{dataset_path}: {len(unreadable)} films cannot be read; mend them, or leave them out "
+            f"{dataset_path}: {len(unreadable)} images cannot be read; fix them, or leave them out "
             "with data.unreadable=skip:",
             [f"{name}: {why}" for name, why in unreadable.items()],
         )
@@ -55,8 +55,8 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     source = dataclasses.replace(source, records=[source.records[i] for i in rows.tolist()])
     scans = [scans[i] for i in rows.tolist()]
     if unreadable:
-        message = f"{len(unreadable)} films cannot be read and are left out"
-        source.warnings.append(("unreadable_films", message))
+        message = f"{len(unreadable)} images cannot be read and are left out"
+        source.warnings.append(("unreadable_images", message))
     labels = np.array([record.label for record in source.records], dtype=np.int64)
     patients = [record.patient for record in source.records]
     split = split_records(
@@ -90,21 +90,21 @@ def _warnings_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     duplicates, near = report["exact_duplicates"], report["near_duplicates_across_splits"]
     warnings = []
     if duplicates["across_splits"]:
-        message = f"the given split has {duplicates['across_splits']} films on more than one side"
-        warnings.append(("film_leakage", message))
+        message = f"the given split has {duplicates['across_splits']} images on more than one side"
+        warnings.append(("image_leakage", message))
     if duplicates["with_two_labels"]:
-        message = f"{duplicates['with_two_labels']} groups of identical films have both labels"
+        message = f"{duplicates['with_two_labels']} groups of identical images have both labels"
         warnings.append(("contradicting_labels", message))
     if near["pairs"]:
-        message = f"{near['pairs']} pairs of nearly identical films stand on two sides of the split"
+        message = f"{near['pairs']} pairs of nearly identical images are in two parts of the split"
         warnings.append(("near_duplicates", message))
     return warnings
 
 
 def _fingerprint(source: Source, scans: list[Scan], split: Split) -> str:
     sides = {i: name for name in ("train", "val", "test") for i in getattr(split, name).tolist()}
-    films = [
+    images = [
         [record.name, scan.content, record.label, sides[i]]
         for i, (record, scan) in enumerate(zip(source.records, scans, strict=True))
     ]
-    return hashlib.sha256(json.dumps(films).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(images).encode()).hexdigest()

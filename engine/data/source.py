@@ -1,4 +1,4 @@
-"""From a ZIP or a folder to records: which film, which label, which patient. No torch here."""
+"""From a ZIP or a folder to records: which image, which label, which patient. No torch here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IMAGE_ENDINGS = (
 # The file names of the Kaggle set hold the patient: person12_virus_3.jpeg, IM-0115-0001.jpeg
 KAGGLE_PATIENT = re.compile(r"(person\d+)_(?:bacteria|virus)_\d+|.*?(IM-\d+)-\d+.*")
 FEWEST_PATIENTS = 2  # of each class: one to train on, one to validate with
-SMALL_SPLIT = 50  # films: below it figures say little
+SMALL_SPLIT = 50  # images: below it figures say little
 
 
 @dataclass
@@ -37,11 +37,11 @@ class Source:
     files: dict[str, str]  # every file's name -> as it is stored
 
     def reader(self) -> Reader:
-        """Reads films by name; can be sent to another process."""
+        """Reads images by name; can be sent to another process."""
         return Reader(self.path, {record.name: self.files[record.name] for record in self.records})
 
     def read(self, name: str) -> bytes:
-        """The bytes of one film. Raises UnreadableFile."""
+        """The bytes of one image. Raises UnreadableFile."""
         with self.reader() as reader:
             return reader.read(name)
 
@@ -66,7 +66,7 @@ def open_source(path: str | Path, data: Data) -> Source:
 
 
 def _from_table(path: Path, files: dict[str, str], table: Table, data: Data) -> Source:
-    """Each row's film among the files: by path, below images/, by name, or without its ending."""
+    """Each row's image among the files: by path, below images/, by name, or without its ending."""
     finder = _Finder([name for name in files if name.lower() != TABLE])
     found: dict[str, Record] = {}
     missing: list[str] = []
@@ -86,13 +86,13 @@ def _from_table(path: Path, files: dict[str, str], table: Table, data: Data) -> 
             record = Record(names[0], row.label, row.patient, row.split, row.line)
             known = found.setdefault(names[0], record)
             if conflict := _conflict(known, record):
-                problems.append(f"{where} and line {known.line} are one film {conflict}")
+                problems.append(f"{where} and line {known.line} are one image {conflict}")
     if problems:
-        advice = "; data.unreadable=skip leaves films out that are missing" if missing else ""
-        raise DatasetError(f"{path}: {table.name} does not fit the films{advice}:", problems)
+        advice = "; data.unreadable=skip leaves images out that are missing" if missing else ""
+        raise DatasetError(f"{path}: {table.name} does not fit the images{advice}:", problems)
     warnings = list(table.warnings)
     if missing:
-        warnings.append(("missing_films", f"{len(missing)} films are missing and left out"))
+        warnings.append(("missing_images", f"{len(missing)} images are missing and left out"))
     unused = sum(1 for name in finder.names if _is_image(name) and name not in found)
     if unused:
         message = f"{unused} images have no row in {table.name} and are not used"
@@ -181,7 +181,7 @@ def _is_image(name: str) -> bool:
 def _no_patients(why: str) -> tuple[str, str]:
     return (
         "no_patient_ids",
-        f"{why}: the split keeps identical films together, but films of one patient may stand on "
+        f"{why}: the split keeps identical images together, but images of one patient may stand on "
         "both sides, and the figures may be too good",
     )
 
@@ -192,12 +192,12 @@ def _check_classes(source: Source) -> None:
         of_class = [record for record in source.records if record.label == label]
         if not of_class:
             raise DatasetError(
-                f"{source.path}: no film has the label {name}; both classes are needed "
+                f"{source.path}: no image has the label {name}; both classes are needed "
                 "(data.positive_label names the positive one)"
             )
         if len({record.patient or record.name for record in of_class}) < FEWEST_PATIENTS:
             raise DatasetError(
-                f"{source.path}: all films of {name} ({len(of_class)}) are of one patient; at "
+                f"{source.path}: all images of {name} ({len(of_class)}) are of one patient; at "
                 f"least {FEWEST_PATIENTS} patients of each class are needed"
             )
 
@@ -216,5 +216,7 @@ def _warn_of_splits(source: Source) -> None:
         message = f"the given split has {len(both)} patients on more than one side ({both[0]}, ...)"
         source.warnings.append(("patient_leakage", message))
     if 0 < counts["val"] < SMALL_SPLIT:
-        message = f"the given split validates on only {counts['val']} films: its figures say little"
+        message = (
+            f"the given split validates on only {counts['val']} images: too few for firm figures"
+        )
         source.warnings.append(("small_validation", message))

@@ -1,4 +1,4 @@
-"""The split: no patient and no identical film on two sides, the classes in the same shares."""
+"""The split: no patient and no identical image on two sides, the classes in the same shares."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def split_records(
     """Split records [N] with labels [N] of 0 and 1.
 
     `fixed` holds the side of each record where the data set names it: those are obeyed, and only
-    a side that is missing altogether is drawn from the training films. Raises DatasetError where
+    a side that is missing altogether is drawn from the training images. Raises DatasetError where
     a class would be missing on a side.
     """
     groups = group_records(patients, pixel_hashes)
@@ -45,7 +45,7 @@ def split_records(
     shares = {VAL: validation_split, TEST: test_split}
     wanted = {s: share for s, share in shares.items() if share > 0 and SIDES[s] not in given}
     if given and TEST in wanted and "val" in given:
-        wanted.pop(TEST)  # a complete given split: nothing is taken from its training films
+        wanted.pop(TEST)  # a complete given split: nothing is taken from its training images
     if wanted:
         free = np.flatnonzero(side == TRAIN)
         side[free] = _draw(labels[free], groups[free], wanted, seed)
@@ -77,12 +77,12 @@ def _draw(
 ) -> np.ndarray:
     """The side of each record: whole groups, largest first, to where they fit best.
 
-    Each group goes where the films of its classes are furthest below their share; among groups of
+    Each group goes where the images of its classes are furthest below their share; among groups of
     one size the order is random. Large groups first leaves the small ones to even out.
     """
     rng = np.random.default_rng(seed)
     numbers, inverse = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(numbers), 2))  # films of each class in each group
+    counts = np.zeros((len(numbers), 2))  # images of each class in each group
     np.add.at(counts, (inverse, labels), 1)
     shares = np.array([1 - sum(wanted.values()), wanted.get(VAL, 0.0), wanted.get(TEST, 0.0)])
     total = counts.sum(axis=0)
@@ -93,7 +93,7 @@ def _draw(
     chosen = np.zeros(len(numbers), dtype=np.int64)
     scale = np.maximum(target, 1e-12)
     for group in order:
-        # The side whose shortage, relative to its size, this group's films meet best.
+        # The side whose shortage, relative to its size, this group's images meet best.
         need = (missing / scale) @ (counts[group] / np.maximum(total, 1))
         need[shares == 0] = -np.inf
         chosen[group] = int(need.argmax())
@@ -103,14 +103,14 @@ def _draw(
 
 def _check(split: Split, labels: np.ndarray) -> None:
     for name in ("train", "val"):
-        films = getattr(split, name)
-        if len(films) == 0:
+        images = getattr(split, name)
+        if len(images) == 0:
             raise DatasetError(
-                f"the {name} side of the split has no films; give more patients, another "
+                f"the {name} side of the split has no images; give more patients, another "
                 "system.validation_split, or a split column with both sides"
             )
-        if len(np.unique(labels[films])) < 2:
+        if len(np.unique(labels[images])) < 2:
             raise DatasetError(
-                f"the {name} side of the split has films of one class only, and no AUROC could be "
+                f"the {name} side of the split has images of one class only, and no AUROC could be "
                 "computed; give more patients of the rarer class, or change system.validation_split"
             )

@@ -31,7 +31,7 @@ SPLIT_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One film."""
+    """One image."""
 
     name: str  # its path in the data set, with /
     label: int  # 1 is the positive class

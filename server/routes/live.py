@@ -8,7 +8,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.errors import ApiError
 from server.hub import Hub, Subscriber, encode
-from server.requests import MAX_ID, get_run, number_of
+from server.parsing import MAX_ID, get_run, number_of
 
 NOT_UNDERSTOOD = 1003
 SLOW = 4008

@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from config import Config
 from server.errors import ApiError
 from server.hub import flat
-from server.requests import MAX_ID, get_run, number_of, read_start, statuses_of
+from server.parsing import MAX_ID, get_run, number_of, read_start, statuses_of
 from server.supervisor import ENDED, RESUMABLE, checkpoint_folder
 
 PAGE, LARGEST_PAGE = 50, 500

@@ -19,7 +19,7 @@ from starlette.responses import (
 
 from server.errors import ApiError
 from server.openapi import describe
-from server.requests import STATUSES
+from server.parsing import STATUSES
 from server.security import COOKIE
 
 STATIC = Path(__file__).parents[1] / "static"

@@ -60,7 +60,7 @@ export function curveChart(title, points, label) {
 export function confusionMatrix(counts, negative, positive) {
   const cell = (count, right) => h("td", { class: right ? "right" : "wrong" }, String(count));
   return h("table", { class: "confusion" },
-    h("thead", {}, h("tr", {}, h("th", {}, "film is"), h("th", {}, `called ${negative}`), h("th", {}, `called ${positive}`))),
+    h("thead", {}, h("tr", {}, h("th", {}, "image is"), h("th", {}, `called ${negative}`), h("th", {}, `called ${positive}`))),
     h("tbody", {},
       h("tr", {}, h("th", { scope: "row" }, negative), cell(counts.tn, true), cell(counts.fp, false)),
       h("tr", {}, h("th", { scope: "row" }, positive), cell(counts.fn, false), cell(counts.tp, true))));

@@ -66,14 +66,14 @@ export async function runView(main, id) {
   async function drawScores() {
     if (!has("scores")) return;
     const text = await artifact(id, "scores");
-    const films = parseScores(text);
-    const { roc, precision } = curves(films);
+    const images = parseScores(text);
+    const { roc, precision } = curves(images);
     const threshold = run.result?.validation?.threshold ?? 0.5;
     const { label_names: [negative, positive] } = JSON.parse(await artifact(id, "validation"));
     judged.className = "grid judged";
     put(judged,
-      card(h("h2", {}, "Confusion matrix"), confusionMatrix(confusion(films, threshold), negative, positive),
-        h("p", { class: "soft small" }, `The kept epoch on ${films.length} validation films, threshold ${threshold}.`), intervals(run.result)),
+      card(h("h2", {}, "Confusion matrix"), confusionMatrix(confusion(images, threshold), negative, positive),
+        h("p", { class: "soft small" }, `The kept epoch on ${images.length} validation images, threshold ${threshold}.`), intervals(run.result)),
       card(curveChart("ROC curve", roc, "false positive rate")),
       card(curveChart("Precision over recall", precision, "recall")));
   }

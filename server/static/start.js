@@ -13,13 +13,13 @@ export async function startView(main) {
   const keys = description.components.schemas.ConfigOverrides.properties;
   const list = h("section", { class: "card" });
   const choice = h("select", { name: "dataset", id: "dataset" });
-  const path = h("input", { name: "dataset_path", id: "dataset_path", placeholder: "data/films.zip" });
+  const path = h("input", { name: "dataset_path", id: "dataset_path", placeholder: "data/images.zip" });
   const pathField = h("div", { class: "field" }, h("label", { for: "dataset_path" }, "Path on the server, below a folder given by --data"), path);
   choice.addEventListener("change", () => { pathField.hidden = choice.value !== ""; });
 
   function showDatasets(found, wanted) {
     put(list, h("h2", {}, "Data sets"), found.length ? h("div", { class: "table" }, h("table", { class: "stack" },
-      h("thead", {}, h("tr", {}, ["Name", "Films", "Classes", "Patients", "Uploaded", "Notes"].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {}, ["Name", "Images", "Classes", "Patients", "Uploaded", "Notes"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, found.map(datasetRow)))) : h("p", { class: "soft" }, "None yet."));
     put(choice, ...found.map((one) => h("option", { value: one.dataset_id, selected: one.name === wanted }, one.name)),
       h("option", { value: "" }, "a path on the server"));
@@ -34,8 +34,8 @@ export async function startView(main) {
 }
 
 function datasetRow(one) {
-  const { films, counts, patients, warnings = [] } = one.report ?? {};
-  const cells = [["name", one.name], ["films", films ?? "–"],
+  const { images, counts, patients, warnings = [] } = one.report ?? {};
+  const cells = [["name", one.name], ["images", images ?? "–"],
     ["classes", counts ? Object.entries(counts).map(([name, n]) => `${n} ${name}`).join(", ") : "–"],
     ["patients", patients ?? "not named"], ["uploaded", when(one.created_at)], ["notes", warnings.join("; ")]];
   return h("tr", {}, cells.map(([label, text]) => h("td", { "data-label": label }, String(text))));
@@ -57,7 +57,7 @@ function uploadForm(done) {
     bar.hidden = false;
     try {
       const one = await upload(name.value, file.files[0], (sent, all) => { bar.value = sent / all; });
-      notice(`${one.name}: ${one.report.films} films.`);
+      notice(`${one.name}: ${one.report.images} images.`);
       await done(one.name);
       event.target.reset();
     } catch (error) {

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.usage import joules
+from benchmarks.lib.usage import joules
 
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000
 HOLDERS = """
 import multiprocessing, os
-from benchmarks.usage import anonymous_bytes, peak_bytes
+from benchmarks.lib.usage import anonymous_bytes, peak_bytes
 before = anonymous_bytes(os.getpid())
 held = bytearray(os.urandom(1) * 200_000_000)
 fork = multiprocessing.get_context("fork")

@@ -19,8 +19,10 @@ import pytest
 import torch
 
 from config import Config, ConfigManager
-from engine import checkpoint, events, run
+from engine import run
 from engine.data.phantoms import write_demo_dataset
+from engine.records import checkpoint
+from engine.stream import queue
 from engine.trainer import CentralizedTrainer, memory_hint
 
 from .conftest import ROOT, query
@@ -38,7 +40,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
-    return write_demo_dataset(folder / "films.zip", films=60, patients=30, size=48, seed=3)
+    return write_demo_dataset(folder / "images.zip", images=60, patients=30, size=48, seed=3)
 
 
 def begin(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
@@ -67,7 +69,7 @@ def epochs(folder: Path) -> list[int]:
 
 def final_weights(folder: Path) -> str:
     last = folder / "output" / "checkpoints" / "run_1" / "last.pt"
-    return checkpoint.checksum(checkpoint.load(last)["model"])
+    return checkpoint.checksum(checkpoint.load(last)["learner"]["model"])
 
 
 def in_folder(folder: Path, **settings: Any) -> Config:
@@ -107,14 +109,14 @@ def test_a_killed_loader_is_a_failure_that_can_be_resumed(dataset: Path, tmp_pat
     assert found == list(range(1, len(found) + 1))
 
 
-def test_films_that_vanish_after_the_preparation_are_not_missed(
+def test_images_that_vanish_after_the_preparation_are_not_missed(
     dataset: Path, tmp_path: Path
 ) -> None:
-    films = tmp_path / "films.zip"
-    shutil.copy(dataset, films)
-    process = begin(tmp_path, "--dataset", "films.zip", "--epochs", "6")
+    images = tmp_path / "images.zip"
+    shutil.copy(dataset, images)
+    process = begin(tmp_path, "--dataset", "images.zip", "--epochs", "6")
     wait_until(lambda: epochs(tmp_path))
-    films.write_bytes(b"\0" * 1000)
+    images.write_bytes(b"\0" * 1000)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert epochs(tmp_path) == [1, 2, 3, 4, 5, 6]
@@ -147,7 +149,7 @@ def test_a_clock_that_steps_back_changes_nothing(
         def now(cls, tz: Any = None) -> datetime:
             return datetime(2026, 1, 1, tzinfo=UTC) - timedelta(minutes=next(steps))
 
-    monkeypatch.setattr(events, "datetime", Backwards)
+    monkeypatch.setattr(queue, "datetime", Backwards)
     monkeypatch.setattr(time, "time", lambda: -float(next(steps)))
     found = CentralizedTrainer(in_folder(tmp_path / "b", experiment__epochs=3), "b").train(dataset)
     monkeypatch.undo()

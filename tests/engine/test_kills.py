@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from engine import checkpoint
 from engine.data.phantoms import write_demo_dataset
+from engine.records import checkpoint
 
 from .conftest import ROOT, query
 
@@ -35,7 +35,7 @@ TIMES = {"training_time", "epoch_seconds", "best_model_path"}
 def start(folder: Path) -> subprocess.Popen[bytes]:
     """Go on with run 1, or begin it where there is none yet."""
     begun = bool(query(folder, "SELECT 1 FROM run"))
-    what = ["--resume", "1"] if begun else ["--dataset", str(folder / "films.zip"), *SMALL]
+    what = ["--resume", "1"] if begun else ["--dataset", str(folder / "images.zip"), *SMALL]
     with (folder / "stderr.txt").open("ab") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "engine.train", *what],
@@ -68,8 +68,8 @@ def end_state(folder: Path) -> dict[str, Any]:
     columns = "epoch, train_loss, val_loss, train_accuracy, val_recall, val_auroc, learning_rate"
     logged = "SELECT json_extract(payload, '$.epoch') FROM event WHERE event = '{}' ORDER BY 1"
     return {
-        "last": checkpoint.checksum(last["model"]),
-        "optimizer": checkpoint.checksum(last["optimizer"]),
+        "last": checkpoint.checksum(last["learner"]["model"]),
+        "optimizer": checkpoint.checksum(last["learner"]["optimizer"]),
         "best": checkpoint.checksum(best["model"]),
         "result": {key: value for key, value in result.items() if key not in TIMES},
         "scores": (output / "results/scores_1.csv").read_text(),
@@ -82,7 +82,7 @@ def end_state(folder: Path) -> dict[str, Any]:
 
 def fresh(folder: Path) -> Path:
     folder.mkdir()
-    write_demo_dataset(folder / "films.zip", films=60, patients=30, size=48, seed=3)
+    write_demo_dataset(folder / "images.zip", images=60, patients=30, size=48, seed=3)
     return folder
 
 

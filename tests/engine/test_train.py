@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from config.schema import RULES
-from engine import checkpoint
 from engine.data.phantoms import write_demo_dataset
+from engine.records import checkpoint
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -88,7 +88,7 @@ def wait_for_epoch(process: subprocess.Popen[str], folder: Path, before: int = 0
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    return write_demo_dataset(tmp_path / "films.zip", films=60, patients=30, size=48, seed=3)
+    return write_demo_dataset(tmp_path / "images.zip", images=60, patients=30, size=48, seed=3)
 
 
 def test_a_zip_in_one_command(dataset: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 def test_bad_data_is_a_mistake_and_leaves_no_run(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr("readme.txt", "no films")
+        archive.writestr("readme.txt", "no images")
     done = run(["--dataset", tmp_path / "bad.zip", *SMALL], tmp_path)
     assert done.returncode == 2
     assert "bad.zip" in done.stderr
@@ -191,7 +191,7 @@ def test_a_killed_run_leaves_a_readable_database_and_a_loadable_checkpoint(
     process.communicate()
     assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]
     state = checkpoint.load_last(tmp_path / "output" / "checkpoints" / "run_1")
-    assert state["epoch"] >= 1
+    assert state["state"]["epoch"] >= 1
 
 
 def test_the_demo_learns_in_time(tmp_path: Path) -> None:

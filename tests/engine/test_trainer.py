@@ -15,11 +15,12 @@ import pytest
 import torch
 
 from config import Config, ConfigManager, UserError
-from engine import CentralizedTrainer, checkpoint, metrics
-from engine.data.augment import normalise, to_float
+from engine import CentralizedTrainer, metrics
+from engine.data.inputs import normalise, to_float
 from engine.data.phantoms import write_demo_dataset
-from engine.database import create_run_sync
-from engine.model import build_model
+from engine.model.resnet import build_model
+from engine.records import checkpoint
+from engine.records.database import create_run_sync
 from engine.reproduce import reproduce
 from engine.run import TrainingDiverged
 from engine.trainer import StoppedEarly
@@ -28,7 +29,7 @@ from engine.trainer import StoppedEarly
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
-    return write_demo_dataset(folder / "films.zip", films=60, patients=30, size=48, seed=3)
+    return write_demo_dataset(folder / "images.zip", images=60, patients=30, size=48, seed=3)
 
 
 def small(tmp_path: Path, **changes: Any) -> Config:
@@ -64,7 +65,7 @@ def rows(config: Config, query: str) -> list[Any]:
 
 def final_weights(config: Config, run_id: int) -> str:
     folder = Path(config.output.checkpoint_dir) / f"run_{run_id}"
-    return checkpoint.checksum(checkpoint.load(folder / "last.pt")["model"])
+    return checkpoint.checksum(checkpoint.load(folder / "last.pt")["learner"]["model"])
 
 
 def test_a_run_leaves_everything_and_all_of_it_agrees(dataset: Path, tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_other_data_cannot_go_on_with_a_run(dataset: Path, tmp_path: Path) -> No
     trainer.prepare_data(dataset)
     trainer.stop()
     first = trainer.train(dataset)
-    other = write_demo_dataset(tmp_path / "other.zip", films=60, patients=30, size=48, seed=4)
+    other = write_demo_dataset(tmp_path / "other.zip", images=60, patients=30, size=48, seed=4)
     again = CentralizedTrainer(config, "a", run_id=first["run_id"])
     with pytest.raises(UserError, match="no longer the one"):
         again.train(other, resume=True)
@@ -196,7 +197,7 @@ def test_a_diverged_run_names_the_batch_and_is_recorded(dataset: Path, tmp_path:
     config = small(tmp_path, experiment__learning_rate=10.0, experiment__gradient_clip=0.0)
     trainer = CentralizedTrainer(config=config, run_name="diverged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.run.normalise", lambda x: x.expand(-1, 3, -1, -1) * float("nan"))
+        patch.setattr("engine.data.inputs.normalise", lambda x: x.expand(-1, 3, -1, -1) * torch.nan)
         with pytest.raises(TrainingDiverged, match=r"step 1, on the batch of images/"):
             trainer.train(dataset)
     row = rows(config, f"SELECT * FROM run WHERE run_id = {trainer.run_id}")[0]
@@ -233,7 +234,7 @@ def test_an_output_folder_that_cannot_be_written_is_named_before_any_work(
     assert not (tmp_path / "output" / "pneumoscope.db").exists()
 
 
-def test_a_stop_during_preparation_keeps_the_films_and_ends_as_stopped(
+def test_a_stop_during_preparation_keeps_the_images_and_ends_as_stopped(
     dataset: Path, tmp_path: Path
 ) -> None:
     config = small(tmp_path)
@@ -300,7 +301,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
 
 def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Path) -> None:
     found = set()
-    for workers in (0, 1, 4, 0):  # the last finds every film decoded
+    for workers in (0, 1, 4, 0):  # the last finds every image decoded
         config = small(
             tmp_path, system__num_workers=workers, output__cache_dir=str(tmp_path / f"c{workers}")
         )
@@ -311,7 +312,7 @@ def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Pat
     assert len(found) == 1
 
 
-def test_films_on_the_device_change_nothing(dataset: Path, tmp_path: Path) -> None:
+def test_images_on_the_device_change_nothing(dataset: Path, tmp_path: Path) -> None:
     host = small(tmp_path, experiment__epochs=1)
     device = small(tmp_path, experiment__epochs=1, data__residency="device")
     first = CentralizedTrainer(host, "host").train(dataset)
@@ -327,7 +328,7 @@ def test_a_run_is_reproduced_and_what_differs_is_named(
     base = small(tmp_path)
     assert reproduce(1, None, base) == 0
     assert "reproduced exactly" in capsys.readouterr().out
-    other = write_demo_dataset(tmp_path / "other.zip", films=60, patients=30, size=48, seed=4)
+    other = write_demo_dataset(tmp_path / "other.zip", images=60, patients=30, size=48, seed=4)
     assert reproduce(1, other, base) == 1
     told = capsys.readouterr().out
     assert "differs: dataset.fingerprint" in told

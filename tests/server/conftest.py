@@ -19,7 +19,7 @@ import pytest
 from websockets.sync.client import connect
 
 from engine.data.phantoms import write_demo_dataset
-from engine.database import create_run_sync
+from engine.records.database import create_run_sync
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -93,10 +93,10 @@ class Server:
         return connect(f"ws://127.0.0.1:{self.port}{path}", **options)
 
     def begin(self, epochs: int = 2, name: str = "test", **overrides: Any) -> int:
-        """A small run on `data/films.zip`; its id."""
+        """A small run on `data/images.zip`; its id."""
         body = {
             "run_name": name,
-            "dataset_path": "data/films.zip",
+            "dataset_path": "data/images.zip",
             "config_overrides": {**SMALL, "experiment.epochs": epochs, **overrides},
         }
         answer = self.post("/experiments/centralized", body)
@@ -189,21 +189,21 @@ def wait_until(
 
 
 @pytest.fixture(scope="session")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small data set of synthetic films."""
-    path = tmp_path_factory.mktemp("films") / "films.zip"
-    return write_demo_dataset(path, films=64, patients=32, size=48)
+def make_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set of synthetic images."""
+    path = tmp_path_factory.mktemp("images") / "images.zip"
+    return write_demo_dataset(path, images=64, patients=32, size=48)
 
 
 @pytest.fixture
-def folder(tmp_path: Path, films: Path) -> Path:
-    """A folder for a server, with data/films.zip."""
-    return prepare_folder(tmp_path, films)
+def folder(tmp_path: Path, images: Path) -> Path:
+    """A folder for a server, with data/images.zip."""
+    return prepare_folder(tmp_path, images)
 
 
-def prepare_folder(folder: Path, films: Path) -> Path:
+def prepare_folder(folder: Path, images: Path) -> Path:
     (folder / "data").mkdir()
-    (folder / "data" / "films.zip").write_bytes(films.read_bytes())
+    (folder / "data" / "images.zip").write_bytes(images.read_bytes())
     return folder
 
 
@@ -216,9 +216,9 @@ def server(folder: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Iterator[Server]:
+def shared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Server]:
     """One server for the tests of a file that only talk to it."""
-    server = Server(prepare_folder(tmp_path_factory.mktemp("shared"), films))
+    server = Server(prepare_folder(tmp_path_factory.mktemp("shared"), images))
     yield server
     server.end()
     assert "Traceback" not in server.log.read_text(), server.log.read_text()

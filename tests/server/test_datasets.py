@@ -38,11 +38,11 @@ def zip_of(**files: str) -> bytes:
     return content.getvalue()
 
 
-def test_an_upload_is_listed_with_its_report_and_trained_on(server: Server, films: Path) -> None:
-    answer = put(server, "chests", films.read_bytes())
+def test_an_upload_is_listed_with_its_report_and_trained_on(server: Server, images: Path) -> None:
+    answer = put(server, "chests", images.read_bytes())
     assert answer.status_code == 201, answer.text
     one = answer.json()
-    assert one["report"]["films"] == 64
+    assert one["report"]["images"] == 64
     assert one["report"]["patients"] == 32
     assert set(one["report"]["counts"]) == {"NORMAL", "PNEUMONIA"}
     assert server.get("/datasets").json() == {"datasets": [one]}
@@ -58,10 +58,10 @@ def test_an_upload_is_listed_with_its_report_and_trained_on(server: Server, film
 
 
 def test_a_second_upload_replaces_the_first_but_not_for_its_runs(
-    server: Server, films: Path
+    server: Server, images: Path
 ) -> None:
-    first = put(server, "chests", films.read_bytes()).json()
-    other = io.BytesIO(films.read_bytes())
+    first = put(server, "chests", images.read_bytes()).json()
+    other = io.BytesIO(images.read_bytes())
     with zipfile.ZipFile(other, "a") as archive:
         archive.writestr("note.txt", "another")
     second = put(server, "chests", other.getvalue())
@@ -69,7 +69,7 @@ def test_a_second_upload_replaces_the_first_but_not_for_its_runs(
     assert second.json()["dataset_id"] == first["dataset_id"]
     assert uploads(server) == [Path(second.json()["path"]).name]  # nobody had used the first
     server.write_run(dataset_path=second.json()["path"])
-    put(server, "chests", films.read_bytes())
+    put(server, "chests", images.read_bytes())
     assert len(uploads(server)) == 2
 
 

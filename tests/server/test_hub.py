@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.database import create_run_sync
-from engine.store import PASSING, Store
+from engine.records.database import create_run_sync
+from engine.records.store import PASSING, Store
 from server.hub import WAITING, Hub, Subscriber
 
 

@@ -71,15 +71,15 @@ def points(page: Page, chart: str) -> int:
     return str(path.get_attribute("d")).count("L") + 1
 
 
-def test_from_upload_to_download(page: Page, server: Server, films: Path) -> None:
+def test_from_upload_to_download(page: Page, server: Server, images: Path) -> None:
     page.goto(server.url)
     expect(page.get_by_text("No run yet.")).to_be_visible()
     expect(page.locator("#live")).to_have_attribute("data-state", "live")
     page.get_by_role("link", name="Upload a data set").click()
-    page.get_by_label("ZIP file").set_input_files(films)
+    page.get_by_label("ZIP file").set_input_files(images)
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_role("cell", name="64")).to_be_visible()
-    expect(page.locator("#dataset option").first).to_have_text("films")
+    expect(page.locator("#dataset option").first).to_have_text("images")
     shot(page, "upload")
 
     start(page, server, "watched", epochs=400)

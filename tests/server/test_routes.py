@@ -20,7 +20,7 @@ from server.openapi import describe
 from .conftest import Server
 
 START = "/experiments/centralized"
-GOOD = {"run_name": "a", "dataset_path": "data/films.zip"}
+GOOD = {"run_name": "a", "dataset_path": "data/images.zip"}
 NOT_DESCRIBED = {"/", "/login"}
 
 

@@ -25,9 +25,9 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory, films: Path) -> Iterator[Server]:
+def guarded(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[Server]:
     """A server with a token."""
-    folder = prepare_folder(tmp_path_factory.mktemp("guarded"), films)
+    folder = prepare_folder(tmp_path_factory.mktemp("guarded"), images)
     server = Server(folder, PNEUMOSCOPE_TOKEN=TOKEN)
     yield server
     server.end()

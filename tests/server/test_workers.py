@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from config import ConfigManager
-from engine.database import create_run_sync
 from engine.process import is_alive, started_at
-from engine.store import Store
+from engine.records.database import create_run_sync
+from engine.records.store import Store
 from server.settings import Settings
 from server.supervisor import Supervisor
 
@@ -38,7 +38,7 @@ def test_a_run_from_its_start_to_its_files(server: Server) -> None:
         body = {
             "run_name": "first",
             "run_description": "a note",
-            "dataset_path": "data/films.zip",
+            "dataset_path": "data/images.zip",
             "config_overrides": {**SMALL, "experiment": {"epochs": 2}},
         }
         answer = server.post("/experiments/centralized", body)
@@ -202,8 +202,8 @@ def test_a_new_server_takes_up_the_living_and_tells_of_the_dead(server: Server) 
     # Dead: its number now belongs to another process, which must be left alone.
     dead = server.write_run("in_progress", pid=os.getpid(), pid_started_at=1.0)
     config = ConfigManager.load(overrides={**SMALL, "experiment.epochs": 1})
-    films = str(server.folder / "data" / "films.zip")
-    queued = server.write_run("queued", dataset_path=films, config=config.to_dict())
+    images = str(server.folder / "data" / "images.zip")
+    queued = server.write_run("queued", dataset_path=images, config=config.to_dict())
     server.start()
     assert server.run(dead)["status"] == "interrupted"
     assert server.run(run_id)["status"] == "in_progress"
@@ -228,7 +228,7 @@ def test_a_run_from_the_command_line_streams_and_is_cancelled_like_any_other(
     server: Server,
 ) -> None:
     settings = [f"{key}={value}" for key, value in SMALL.items()]
-    command = [sys.executable, "-m", "engine.train", "--dataset", "data/films.zip"]
+    command = [sys.executable, "-m", "engine.train", "--dataset", "data/images.zip"]
     command += ["--epochs", "500", *(word for item in settings for word in ("--set", item))]
     with server.socket() as stream:
         worker = subprocess.Popen(
@@ -254,7 +254,7 @@ def test_a_secret_does_not_reach_the_workers(folder: Path) -> None:
         headers = {"authorization": "Bearer very-secret-token"}
         body = {
             "run_name": "a",
-            "dataset_path": "data/films.zip",
+            "dataset_path": "data/images.zip",
             "config_overrides": {**SMALL, "experiment.epochs": 500},
         }
         server.post("/experiments/centralized", body, headers=headers)
@@ -294,6 +294,6 @@ def test_the_demo_has_a_finished_run_and_one_to_watch(tmp_path: Path) -> None:
     try:
         server.wait_for(1, "completed", seconds=200)
         server.wait_for(2, "in_progress")
-        assert server.get("/datasets").json()["datasets"][0]["report"]["films"] == 640
+        assert server.get("/datasets").json()["datasets"][0]["report"]["images"] == 640
     finally:
         server.end()

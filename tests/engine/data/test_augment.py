@@ -1,4 +1,4 @@
-"""Augmentation: keyed per film, exact at zero strength, and moving what it says it moves."""
+"""Augmentation: keyed per image, exact at zero strength, and moving what it says it moves."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from config.schema import Augment
-from engine.data.augment import MEAN, STD, augment, normalise, to_float, uniform
+from engine.data.augment import augment, uniform
+from engine.data.inputs import MEAN, STD, normalise, to_float
 
 NONE = Augment(rotate=0, translate=0, scale=0, brightness=0, contrast=0, noise=0)
 ALL = Augment(flip=0.5, rotate=20, erase=0.5, noise=0.1)
 
 
-def films(count: int = 12, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
+def make_images(count: int = 12, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     small = torch.rand((count, 1, 6, 6), generator=generator)
     smooth = torch.nn.functional.interpolate(small, (side, side), mode="bicubic").clamp(0, 1)
@@ -23,31 +24,35 @@ def films(count: int = 12, side: int = 24) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_at_zero_strength_nothing_changes() -> None:
-    images, index = films()
-    assert torch.equal(augment(images, index, 42, 1, NONE), to_float(images))
+    images, index = make_images()
+    assert torch.equal(augment(to_float(images), index, 42, 1, NONE), to_float(images))
 
 
 def test_a_warp_of_nearly_nothing_moves_no_grey_level() -> None:
-    images, index = films()
+    images, index = make_images()
     nearly = dataclasses.replace(NONE, rotate=1e-4, scale=1e-6, translate=1e-6)
-    found = augment(images, index, 42, 1, nearly)
+    found = augment(to_float(images), index, 42, 1, nearly)
     assert (found - to_float(images)).abs().max() < 1 / 255
 
 
 @pytest.mark.parametrize("settings", [Augment(), ALL])
-def test_a_film_is_the_same_in_every_batch(settings: Augment) -> None:
-    images, index = films()
-    whole = augment(images, index, 42, 3, settings)
-    alone = [augment(images[i : i + 1], index[i : i + 1], 42, 3, settings) for i in range(12)]
+def test_a_image_is_the_same_in_every_batch(settings: Augment) -> None:
+    images, index = make_images()
+    whole = augment(to_float(images), index, 42, 3, settings)
+    alone = [
+        augment(to_float(images[i : i + 1]), index[i : i + 1], 42, 3, settings) for i in range(12)
+    ]
     assert torch.equal(whole, torch.cat(alone))
     order = torch.randperm(12)
-    assert torch.equal(augment(images[order], index[order], 42, 3, settings), whole[order])
+    assert torch.equal(
+        augment(to_float(images[order]), index[order], 42, 3, settings), whole[order]
+    )
 
 
-def test_films_epochs_and_seeds_differ() -> None:
-    image, _ = films(1)
+def test_images_epochs_and_seeds_differ() -> None:
+    image, _ = make_images(1)
     keys = [(seed, epoch, i) for seed in (1, 2) for epoch in (1, 2) for i in (0, 1)]
-    found = [augment(image, torch.tensor([i]), s, e, Augment()) for s, e, i in keys]
+    found = [augment(to_float(image), torch.tensor([i]), s, e, Augment()) for s, e, i in keys]
     for one in range(len(found)):
         for other in range(one):
             assert not torch.equal(found[one], found[other])
@@ -66,8 +71,8 @@ def test_the_random_numbers_are_uniform_and_unrelated() -> None:
 
 
 def test_a_flip_mirrors_and_nothing_else() -> None:
-    images, index = films()
-    found = augment(images, index, 42, 1, dataclasses.replace(NONE, flip=1.0))
+    images, index = make_images()
+    found = augment(to_float(images), index, 42, 1, dataclasses.replace(NONE, flip=1.0))
     assert (found - to_float(images).flip(3)).abs().max() < 1e-4
 
 
@@ -76,26 +81,26 @@ def test_a_shift_is_as_large_as_it_says() -> None:
     image = torch.zeros((1, 1, side, side), dtype=torch.uint8)
     image[0, 0, 50, 50] = 255
     settings = dataclasses.replace(NONE, translate=0.1)
-    for film in range(40):
-        found = augment(image, torch.tensor([film]), 42, 1, settings)[0, 0]
+    for index in range(40):
+        found = augment(to_float(image), torch.tensor([index]), 42, 1, settings)[0, 0]
         place = np.unravel_index(int(found.argmax()), (side, side))
         assert max(abs(int(p) - 50) for p in place) <= 11
 
 
 def test_values_stay_in_range_and_finite() -> None:
-    images, index = films()
+    images, index = make_images()
     black = torch.zeros_like(images)
     strong = Augment(brightness=1, contrast=0.9, noise=1, erase=1, flip=0.5, rotate=180, scale=0.9)
     for given in (images, black):
-        found = augment(given, index, 42, 1, strong)
+        found = augment(to_float(given), index, 42, 1, strong)
         assert torch.isfinite(found).all()
         assert found.min() >= 0
         assert found.max() <= 1
 
 
-def test_erasing_leaves_most_of_the_film() -> None:
-    images, index = films()
-    found = augment(images, index, 42, 1, dataclasses.replace(NONE, erase=1.0))
+def test_erasing_leaves_most_of_the_image() -> None:
+    images, index = make_images()
+    found = augment(to_float(images), index, 42, 1, dataclasses.replace(NONE, erase=1.0))
     changed = (found != to_float(images)).double().mean(dim=(1, 2, 3))
     assert (changed > 0).all()
     assert (changed < 0.2).all()

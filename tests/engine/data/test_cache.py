@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
-    return open_source(write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40), Data())
+    return open_source(write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40), Data())
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def entries(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def test_every_film_is_what_decode_and_resize_give(source: Source, tmp_path: Path) -> None:
+def test_every_image_is_what_decode_and_resize_give(source: Source, tmp_path: Path) -> None:
     images, scans = open_cache(source, 32, tmp_path / "cache", 1)
     assert images.shape == (30, 32, 32)
     for row, record in enumerate(source.records):
-        film = decode.decode(source.read(record.name), record.name)
-        np.testing.assert_array_equal(images[row], decode.resize(film.pixels, 32))
+        image = decode.decode(source.read(record.name), record.name)
+        np.testing.assert_array_equal(images[row], decode.resize(image.pixels, 32))
         assert (scans[row].width, scans[row].height, scans[row].mode) == (40, 40, "L")
 
 
@@ -66,8 +66,8 @@ def test_a_second_start_decodes_nothing(source: Source, tmp_path: Path, decoded:
     assert scans == scans_again
 
 
-def test_only_new_and_changed_films_are_decoded(tmp_path: Path, decoded: list[str]) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+def test_only_new_and_changed_images_are_decoded(tmp_path: Path, decoded: list[str]) -> None:
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     folder = tmp_path / "folder"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
@@ -81,17 +81,17 @@ def test_only_new_and_changed_films_are_decoded(tmp_path: Path, decoded: list[st
 
 
 def test_a_moved_data_set_is_found_again(tmp_path: Path, decoded: list[str]) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     open_cache(open_source(path, Data()), 32, tmp_path / "cache", 1)
     moved = path.rename(tmp_path / "elsewhere.zip")
     open_cache(open_source(moved, Data()), 32, tmp_path / "cache", 1)
     assert len(decoded) == 30
 
 
-def test_unreadable_films_have_a_reason_and_are_tried_again(
+def test_unreadable_images_have_a_reason_and_are_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     folder = tmp_path / "folder"
     with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
@@ -112,12 +112,12 @@ def test_unreadable_films_have_a_reason_and_are_tried_again(
 
 
 def test_equal_pixels_in_different_files_have_one_hash(tmp_path: Path) -> None:
-    path = tmp_path / "films.zip"
-    film = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).astype(np.uint8))
+    path = tmp_path / "images.zip"
+    image = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40).astype(np.uint8))
     with zipfile.ZipFile(path, "w") as archive:
         for name, kind in (("a.png", "PNG"), ("b.bmp", "BMP"), ("c.png", "PNG"), ("d.png", "PNG")):
             file = io.BytesIO()
-            (film if name != "d.png" else film.transpose(Image.Transpose.ROTATE_90)).save(
+            (image if name != "d.png" else image.transpose(Image.Transpose.ROTATE_90)).save(
                 file, kind
             )
             archive.writestr(f"images/{name}", file.getvalue())
@@ -158,12 +158,12 @@ def prepare(path: Path, folder: Path, slowly: float) -> subprocess.Popen[str]:
 
 
 def test_a_killed_preparation_is_taken_up(tmp_path: Path, decoded: list[str]) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 60, 30, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 60, 30, size=40)
     folder = tmp_path / "cache"
     process = prepare(path, folder, 0.1)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        index = next(iter(folder.glob("*.partial/films.jsonl")), None)
+        index = next(iter(folder.glob("*.partial/images.jsonl")), None)
         if index is not None and index.read_text().count("\n") >= 5:
             break
         time.sleep(0.02)
@@ -180,7 +180,7 @@ def test_a_killed_preparation_is_taken_up(tmp_path: Path, decoded: list[str]) ->
 
 
 def test_two_at_once_prepare_once(tmp_path: Path) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     began = time.monotonic()
     both = [prepare(path, tmp_path / "cache", 0.05) for _ in range(2)]
     told = [process.communicate(timeout=120)[0] for process in both]
@@ -234,7 +234,7 @@ except UserError as error:
 
 
 def test_a_disk_that_fills_up_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(path), str(tmp_path / "cache")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_is_an_error_and_not_a_crash(tmp_path: Path) -> Non
 def test_it_works_where_no_main_guard_is(tmp_path: Path) -> None:
     """Decoding must not need a process that imports the caller's script again."""
     script = tmp_path / "script.py"
-    path = write_demo_dataset(tmp_path / "films.zip", 30, 20, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     script.write_text(
         "from engine.data.cache import open_cache\nfrom engine.data.source import open_source\n"
         "from config.schema import Data\nfrom pathlib import Path\n"

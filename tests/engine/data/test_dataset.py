@@ -1,4 +1,4 @@
-"""Batches: every film once an epoch, in an order that seed and epoch alone decide."""
+"""Batches: every image once an epoch, in an order that seed and epoch alone decide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.data.dataset import (
     Batch,
     EpochBatches,
-    FilmDataset,
+    ImageDataset,
     ResidentLoader,
     choose_workers,
     epoch_order,
@@ -25,8 +25,8 @@ LABELS = np.arange(50, dtype=np.int64) % 2
 INDICES = np.sort(np.random.default_rng(2).permutation(50)[:COUNT])
 
 
-def films() -> FilmDataset:
-    return FilmDataset(IMAGES, ROWS, LABELS, INDICES)
+def make_images() -> ImageDataset:
+    return ImageDataset(IMAGES, ROWS, LABELS, INDICES)
 
 
 def batches(shuffle: bool = True, size: int = 8) -> EpochBatches:
@@ -42,16 +42,16 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     return all(torch.equal(a, b) for x, y in pairs for a, b in zip(x, y, strict=True))
 
 
-def test_a_batch_holds_the_films_of_its_indices() -> None:
-    for batch in make_loader(films(), batches(), 0, False, 2):
+def test_a_batch_holds_the_images_of_its_indices() -> None:
+    for batch in make_loader(make_images(), batches(), 0, False, 2):
         for image, label, index in zip(*batch, strict=True):
             assert np.array_equal(image[0], IMAGES[ROWS[index]])
             assert label == LABELS[index]
 
 
-def test_an_epoch_has_every_film_once_and_the_next_another_order() -> None:
+def test_an_epoch_has_every_image_once_and_the_next_another_order() -> None:
     sampler = batches()
-    loader = make_loader(films(), sampler, 0, False, 2)
+    loader = make_loader(make_images(), sampler, 0, False, 2)
     orders = []
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
@@ -67,8 +67,8 @@ def test_an_epoch_has_every_film_once_and_the_next_another_order() -> None:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_change_nothing(workers: int) -> None:
     sampler = batches()
-    plain = make_loader(films(), sampler, 0, False, 2)
-    many = make_loader(films(), sampler, workers, False, 2)
+    plain = make_loader(make_images(), sampler, 0, False, 2)
+    many = make_loader(make_images(), sampler, workers, False, 2)
     for epoch in (1, 2):
         sampler.set_epoch(epoch)
         assert same(list(plain), list(many))
@@ -76,13 +76,13 @@ def test_workers_change_nothing(workers: int) -> None:
 
 def test_loading_does_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
-    list(make_loader(films(), batches(), 0, False, 2))
+    list(make_loader(make_images(), batches(), 0, False, 2))
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_resident_films_give_the_same_batches() -> None:
+def test_resident_images_give_the_same_batches() -> None:
     sampler = batches()
-    plain = make_loader(films(), sampler, 0, False, 2)
+    plain = make_loader(make_images(), sampler, 0, False, 2)
     resident = ResidentLoader(torch.from_numpy(IMAGES[ROWS]), LABELS, INDICES, sampler)
     assert same(list(plain), list(resident))
 
@@ -101,7 +101,7 @@ def test_going_on_in_the_middle_gives_the_rest(
 
 
 @given(st.integers(2, 200), st.integers(2, 40))
-def test_no_training_batch_is_a_single_film(count: int, size: int) -> None:
+def test_no_training_batch_is_a_single_image(count: int, size: int) -> None:
     assert min(EpochBatches(count, size, seed=1, shuffle=True).sizes()) > 1
 
 
@@ -112,6 +112,6 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 
 
 def test_a_cpu_keeps_its_cores_for_the_network() -> None:
-    workers, seconds = choose_workers(films(), 8, torch.device("cpu"))
+    workers, seconds = choose_workers(make_images(), 8, torch.device("cpu"))
     assert workers == 0
     assert 0 < seconds < 1

@@ -1,4 +1,4 @@
-"""Every film a hospital might hand over, and every broken one."""
+"""Every image a hospital might hand over, and every broken one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from engine.data.decode import UnreadableImage, decode, perceptual_hash, resize
 BROKEN = {"truncated.jpeg", "truncated.png", "empty.jpeg", "html.jpeg"}
 
 
-def film(width: int = 60, height: int = 40) -> np.ndarray:
+def make_image(width: int = 60, height: int = 40) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width]
     return ((x * 3 + y * 2) % 256).astype(np.uint8)
 
@@ -52,7 +52,7 @@ def test_the_messy_folder_gives_what_its_notes_promise(dev_data: Path) -> None:
             assert pixels.max() > 100, name
 
 
-def test_messy_films_look_like_their_originals(dev_data: Path) -> None:
+def test_messy_images_look_like_their_originals(dev_data: Path) -> None:
     folder = dev_data / "messy"
     with (folder / "NOTES.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -73,29 +73,29 @@ def test_messy_films_look_like_their_originals(dev_data: Path) -> None:
 @pytest.mark.parametrize(
     ("image", "kind"),
     [
-        (Image.fromarray(film()), "PNG"),
-        (Image.fromarray(film()), "BMP"),
-        (Image.fromarray(film()), "TIFF"),
-        (Image.fromarray(film()).convert("RGB"), "PNG"),
-        (Image.fromarray(film()).convert("RGBA"), "PNG"),
-        (Image.fromarray(film()).convert("LA"), "PNG"),
-        (Image.fromarray(film().astype(np.uint16) * 257), "PNG"),
-        (Image.fromarray(film().astype(np.int32) * 257), "TIFF"),
-        (Image.fromarray(film().astype(np.float32) / 255), "TIFF"),
-        (Image.fromarray(film().astype(np.float32)), "TIFF"),
-        (Image.fromarray(film()).convert("P"), "PNG"),
-        (Image.fromarray(film()).convert("P"), "GIF"),
+        (Image.fromarray(make_image()), "PNG"),
+        (Image.fromarray(make_image()), "BMP"),
+        (Image.fromarray(make_image()), "TIFF"),
+        (Image.fromarray(make_image()).convert("RGB"), "PNG"),
+        (Image.fromarray(make_image()).convert("RGBA"), "PNG"),
+        (Image.fromarray(make_image()).convert("LA"), "PNG"),
+        (Image.fromarray(make_image().astype(np.uint16) * 257), "PNG"),
+        (Image.fromarray(make_image().astype(np.int32) * 257), "TIFF"),
+        (Image.fromarray(make_image().astype(np.float32) / 255), "TIFF"),
+        (Image.fromarray(make_image().astype(np.float32)), "TIFF"),
+        (Image.fromarray(make_image()).convert("P"), "PNG"),
+        (Image.fromarray(make_image()).convert("P"), "GIF"),
     ],
 )
 def test_every_lossless_kind_gives_the_same_grey(image: Image.Image, kind: str) -> None:
-    found = decode(encoded(image, kind), f"film.{kind.lower()}")
-    np.testing.assert_allclose(found.pixels.astype(int), film().astype(int), atol=1)
+    found = decode(encoded(image, kind), f"image.{kind.lower()}")
+    np.testing.assert_allclose(found.pixels.astype(int), make_image().astype(int), atol=1)
     assert (found.width, found.height) == (60, 40)
 
 
 def test_twelve_bits_in_sixteen_are_not_black() -> None:
-    values = (film().astype(np.uint16) * 16).clip(0, 4095)
-    found = decode(encoded(Image.fromarray(values), "PNG"), "film.png").pixels
+    values = (make_image().astype(np.uint16) * 16).clip(0, 4095)
+    found = decode(encoded(Image.fromarray(values), "PNG"), "image.png").pixels
     np.testing.assert_allclose(found.astype(int), values / 4095 * 255, atol=1)
 
 
@@ -111,17 +111,17 @@ def test_every_exif_orientation_is_upright(orientation: int) -> None:
         7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
     }[orientation]
-    image = Image.fromarray(film())
+    image = Image.fromarray(make_image())
     stored = image.transpose(back) if back is not None else image
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = decode(encoded(stored, "PNG", exif=exif), "film.png")
-    np.testing.assert_array_equal(found.pixels, film())
+    found = decode(encoded(stored, "PNG", exif=exif), "image.png")
+    np.testing.assert_array_equal(found.pixels, make_image())
     assert (found.width, found.height) == (60, 40)
 
 
 def test_reduced_decoding_keeps_enough_and_looks_the_same() -> None:
-    smooth = Image.fromarray(film()).resize((1200, 900), Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(make_image()).resize((1200, 900), Image.Resampling.BICUBIC)
     data = encoded(smooth.convert("RGB"), "JPEG", quality=95)
     whole, reduced = decode(data, "a.jpg"), decode(data, "a.jpg", at_least=200)
     assert min(reduced.pixels.shape) >= 200
@@ -145,25 +145,25 @@ def test_a_header_of_thirty_gigapixels_costs_nothing() -> None:
 @given(st.data())
 def test_flipped_bytes_are_decoded_or_refused(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]))
-    raw = bytearray(encoded(Image.fromarray(film()), kind))
+    raw = bytearray(encoded(Image.fromarray(make_image()), kind))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:
-        found = decode(bytes(raw), "film")
+        found = decode(bytes(raw), "image")
     except UnreadableImage:
         return
     assert found.pixels.dtype == np.uint8
     assert found.pixels.ndim == 2
 
 
-def test_the_perceptual_hash_knows_a_film_again_and_no_other() -> None:
+def test_the_perceptual_hash_knows_a_image_again_and_no_other() -> None:
     rng = np.random.default_rng(0)
 
-    def some_film() -> Image.Image:
+    def some_image() -> Image.Image:
         small = Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8))
         return small.resize((300, 260), Image.Resampling.BICUBIC)
 
-    one, other = some_film(), some_film()
+    one, other = some_image(), some_image()
     mark = perceptual_hash(np.asarray(one))
     again = decode(encoded(one.resize((200, 180)), "JPEG", quality=70), "a.jpg").pixels
     assert (mark ^ perceptual_hash(again)).bit_count() <= 15
@@ -182,7 +182,7 @@ def dicom(values: np.ndarray, **tags: object) -> bytes:
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
-    data = FileDataset("film.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
+    data = FileDataset("image.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
     data.Rows, data.Columns = values.shape
     data.SamplesPerPixel, data.PixelRepresentation = 1, 0
     data.PhotometricInterpretation = "MONOCHROME2"
@@ -198,12 +198,12 @@ def dicom(values: np.ndarray, **tags: object) -> bytes:
 
 
 def test_dicom_with_window_slope_and_inversion() -> None:
-    values = film().astype(np.uint16) * 16
-    plain = decode(dicom(values), "film.dcm")
+    values = make_image().astype(np.uint16) * 16
+    plain = decode(dicom(values), "image.dcm")
     assert plain.mode == "DICOM"
     span = values.astype(float) - values.min()
     np.testing.assert_allclose(plain.pixels, span / span.max() * 255, atol=1)
-    inverted = decode(dicom(values, PhotometricInterpretation="MONOCHROME1"), "film.dcm")
+    inverted = decode(dicom(values, PhotometricInterpretation="MONOCHROME1"), "image.dcm")
     np.testing.assert_allclose(inverted.pixels, 255 - plain.pixels.astype(int), atol=1)
     window = {
         "RescaleSlope": 2,
@@ -211,13 +211,13 @@ def test_dicom_with_window_slope_and_inversion() -> None:
         "WindowCenter": 3000,
         "WindowWidth": 1000,
     }
-    windowed = decode(dicom(values, **window), "film.dcm").pixels
+    windowed = decode(dicom(values, **window), "image.dcm").pixels
     rescaled = values.astype(float) * 2 - 100
     assert windowed[rescaled < 2490].max() == 0
     assert windowed[rescaled > 3510].min() == 255
 
 
 def test_a_damaged_dicom_is_unreadable() -> None:
-    data = dicom(film().astype(np.uint16))
+    data = dicom(make_image().astype(np.uint16))
     with pytest.raises(UnreadableImage, match="DICOM"):
-        decode(data[: len(data) // 2], "film.dcm")
+        decode(data[: len(data) // 2], "image.dcm")

@@ -1,4 +1,4 @@
-"""Malformed films by the thousand: none may end the process or take longer than five seconds."""
+"""Malformed images by the thousand: none may end the process or take longer than five seconds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from engine.data.decode import UnreadableImage, decode
 from tests.engine.data.test_decode import dicom
 
 first, count = int(sys.argv[1]), int(sys.argv[2])
-film = (np.random.default_rng(0).random((96, 80)) * 255).astype(np.uint8)
-whole = {"dcm": dicom((film * 16).astype(np.uint16))}
+image = (np.random.default_rng(0).random((96, 80)) * 255).astype(np.uint8)
+whole = {"dcm": dicom((image * 16).astype(np.uint16))}
 for kind in ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM"):
     file = io.BytesIO()
-    Image.fromarray(film).save(file, kind)
+    Image.fromarray(image).save(file, kind)
     whole[kind] = file.getvalue()
 found = {"tried": 0, "decoded": 0, "refused": 0, "slowest": 0.0}
 for seed in range(first, first + count):
@@ -41,7 +41,7 @@ for seed in range(first, first + count):
         data = data[: rng.randrange(len(data))]
     began = time.perf_counter()
     try:
-        decode(bytes(data), "film.dcm" if kind == "dcm" else "film")
+        decode(bytes(data), "image.dcm" if kind == "dcm" else "image")
         found["decoded"] += 1
     except UnreadableImage:
         found["refused"] += 1
@@ -69,11 +69,11 @@ def flip(first: int, count: int) -> dict[str, float]:
     return found
 
 
-def test_a_thousand_malformed_films() -> None:
+def test_a_thousand_malformed_images() -> None:
     flip(0, 1000)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", [100_000, 200_000, 300_000, 400_000])
-def test_twenty_thousand_malformed_films(first: int) -> None:
+def test_twenty_thousand_malformed_images(first: int) -> None:
     flip(first, 5000)

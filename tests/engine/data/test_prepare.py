@@ -1,4 +1,4 @@
-"""From a path to films, split and report."""
+"""From a path to images, split and report."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from config import Config, ConfigManager, UserError
+from engine.data.audit import NEAR, near_duplicates
 from engine.data.cache import Scan
 from engine.data.phantoms import write_demo_dataset
 from engine.data.prepare import prepare
-from engine.data.report import NEAR, near_duplicates
 
 
 def settings(tmp_path: Path, **changes: Any) -> Config:
@@ -28,19 +28,19 @@ def settings(tmp_path: Path, **changes: Any) -> Config:
     return ConfigManager.load(overrides=overrides, environ={})
 
 
-def make_set(path: Path, films: dict[str, np.ndarray | bytes], rows: str) -> Path:
+def make_set(path: Path, images: dict[str, np.ndarray | bytes], rows: str) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
-        for name, film in films.items():
-            if isinstance(film, np.ndarray):
+        for name, image in images.items():
+            if isinstance(image, np.ndarray):
                 file = io.BytesIO()
-                Image.fromarray(film).save(file, "PNG")
-                film = file.getvalue()
-            archive.writestr(f"images/{name}", film)
+                Image.fromarray(image).save(file, "PNG")
+                image = file.getvalue()
+            archive.writestr(f"images/{name}", image)
         archive.writestr("metadata.csv", rows)
     return path
 
 
-def some_films(count: int) -> dict[str, np.ndarray | bytes]:
+def some_images(count: int) -> dict[str, np.ndarray | bytes]:
     rng = np.random.default_rng(0)
     return {
         f"{n}.png": np.asarray(
@@ -56,11 +56,11 @@ def table(count: int, extra: str = "") -> str:
 
 
 def test_the_report_says_what_is_there(tmp_path: Path) -> None:
-    path = write_demo_dataset(tmp_path / "films.zip", 60, 30, size=40)
+    path = write_demo_dataset(tmp_path / "images.zip", 60, 30, size=40)
     prepared = prepare(path, settings(tmp_path))
     report = prepared.report
     assert json.loads(json.dumps(report)) == report
-    assert report["films"] == 60
+    assert report["images"] == 60
     assert sum(sum(side.values()) for side in report["counts"].values()) == 60
     assert report["counts"]["val"]["PNEUMONIA"] == int(prepared.labels[prepared.split.val].sum())
     assert report["sizes"] == {"width": [40, 40, 40], "height": [40, 40, 40]}
@@ -69,9 +69,9 @@ def test_the_report_says_what_is_there(tmp_path: Path) -> None:
     assert report["unreadable"] == {}
 
 
-def test_all_unreadable_films_are_named_at_once_or_left_out(tmp_path: Path) -> None:
-    films = {**some_films(40), "3.png": b"", "8.png": b"<html>not here</html>"}
-    path = make_set(tmp_path / "set.zip", films, table(40))
+def test_all_unreadable_images_are_named_at_once_or_left_out(tmp_path: Path) -> None:
+    images = {**some_images(40), "3.png": b"", "8.png": b"<html>not here</html>"}
+    path = make_set(tmp_path / "set.zip", images, table(40))
     with pytest.raises(UserError) as caught:
         prepare(path, settings(tmp_path))
     for words in ("3.png: the file is empty", "8.png: it is an HTML page", "data.unreadable=skip"):
@@ -79,31 +79,31 @@ def test_all_unreadable_films_are_named_at_once_or_left_out(tmp_path: Path) -> N
     prepared = prepare(path, settings(tmp_path, data__unreadable="skip"))
     assert len(prepared.labels) == 38
     assert set(prepared.report["unreadable"]) == {"images/3.png", "images/8.png"}
-    assert "unreadable_films" in [code for code, _ in prepared.warnings]
+    assert "unreadable_images" in [code for code, _ in prepared.warnings]
     for place, name in enumerate(prepared.names):  # the rows still fit after two have gone
-        film = Image.fromarray(films[name.removeprefix("images/")])
-        expected = film.resize((32, 32), Image.Resampling.BILINEAR)
+        image = Image.fromarray(images[name.removeprefix("images/")])
+        expected = image.resize((32, 32), Image.Resampling.BILINEAR)
         found = prepared.images[prepared.rows[place]]
         assert np.abs(found.astype(int) - np.asarray(expected).astype(int)).max() <= 1
 
 
-def test_a_link_to_nothing_is_an_unreadable_film(tmp_path: Path) -> None:
-    with zipfile.ZipFile(make_set(tmp_path / "set.zip", some_films(40), table(40))) as archive:
+def test_a_link_to_nothing_is_an_unreadable_image(tmp_path: Path) -> None:
+    with zipfile.ZipFile(make_set(tmp_path / "set.zip", some_images(40), table(40))) as archive:
         archive.extractall(tmp_path / "set")
-    film = next((tmp_path / "set").rglob("3.png"))
-    film.unlink()
-    film.symlink_to("nowhere.png")
+    image = next((tmp_path / "set").rglob("3.png"))
+    image.unlink()
+    image.symlink_to("nowhere.png")
     with pytest.raises(UserError, match=r"3\.png: it cannot be read: .*No such file"):
         prepare(tmp_path / "set", settings(tmp_path))
 
 
-def test_identical_films_stand_on_one_side_and_are_counted(tmp_path: Path) -> None:
-    films = some_films(40)
-    films |= {f"copy{n}.png": films[f"{n}.png"] for n in range(10)}
+def test_identical_images_stand_on_one_side_and_are_counted(tmp_path: Path) -> None:
+    images = some_images(40)
+    images |= {f"copy{n}.png": images[f"{n}.png"] for n in range(10)}
     extra = "".join(f"Q{n},copy{n}.png,{'PNEUMONIA' if n % 2 else 'NORMAL'}\n" for n in range(10))
-    prepared = prepare(make_set(tmp_path / "s.zip", films, table(40, extra)), settings(tmp_path))
+    prepared = prepare(make_set(tmp_path / "s.zip", images, table(40, extra)), settings(tmp_path))
     duplicates = prepared.report["exact_duplicates"]
-    assert duplicates["groups"] == duplicates["surplus_films"] == 10
+    assert duplicates["groups"] == duplicates["surplus_images"] == 10
     assert duplicates["across_splits"] == 0
     on_val = {prepared.names[i] for i in prepared.split.val}
     for n in range(10):
@@ -111,14 +111,14 @@ def test_identical_films_stand_on_one_side_and_are_counted(tmp_path: Path) -> No
 
 
 def test_near_duplicates_across_the_split_are_reported_and_not_moved(tmp_path: Path) -> None:
-    films = some_films(40)
-    changed = np.asarray(films["0.png"]).copy()
+    images = some_images(40)
+    changed = np.asarray(images["0.png"]).copy()
     changed[0, 0] ^= 255
-    films["near.png"] = changed
+    images["near.png"] = changed
     header, *lines = table(40, "Q,near.png,NORMAL\n").splitlines()
     sides = ["val" if n < 10 else "train" for n in range(41)]
     rows = [f"{header},split", *map(",".join, zip(lines, sides, strict=True))]
-    path = make_set(tmp_path / "set.zip", films, "\n".join(rows))
+    path = make_set(tmp_path / "set.zip", images, "\n".join(rows))
     prepared = prepare(path, settings(tmp_path))
     near = prepared.report["near_duplicates_across_splits"]
     assert near["listed"] == [["images/0.png", "images/near.png"]]
@@ -154,35 +154,35 @@ def test_a_set_of_nothing_but_near_duplicates_is_told_of_in_time() -> None:
     assert len({i for pair in found for i in pair}) == count
 
 
-def test_one_film_with_two_labels_under_two_names_is_a_warning(tmp_path: Path) -> None:
-    films = some_films(40)
-    films["copy.png"] = films["0.png"]
+def test_one_image_with_two_labels_under_two_names_is_a_warning(tmp_path: Path) -> None:
+    images = some_images(40)
+    images["copy.png"] = images["0.png"]
     prepared = prepare(
-        make_set(tmp_path / "s.zip", films, table(40, "Q,copy.png,PNEUMONIA\n")),
+        make_set(tmp_path / "s.zip", images, table(40, "Q,copy.png,PNEUMONIA\n")),
         settings(tmp_path),
     )
     assert "contradicting_labels" in [code for code, _ in prepared.warnings]
 
 
-def test_the_fingerprint_changes_with_films_labels_and_split_alone(tmp_path: Path) -> None:
-    def mark(name: str, films: dict[str, Any], rows: str, **changes: Any) -> str:
-        path = make_set(tmp_path / name, films, rows)
+def test_the_fingerprint_changes_with_images_labels_and_split_alone(tmp_path: Path) -> None:
+    def mark(name: str, images: dict[str, Any], rows: str, **changes: Any) -> str:
+        path = make_set(tmp_path / name, images, rows)
         return prepare(path, settings(tmp_path, **changes)).fingerprint
 
-    films = some_films(40)
-    first = mark("a.zip", films, table(40))
-    assert mark("b.zip", films, table(40)) == first
-    assert mark("c.zip", films, table(40), system__seed=7) != first
-    other = {**films, "4.png": films["5.png"] ^ 255}
+    images = some_images(40)
+    first = mark("a.zip", images, table(40))
+    assert mark("b.zip", images, table(40)) == first
+    assert mark("c.zip", images, table(40), system__seed=7) != first
+    other = {**images, "4.png": images["5.png"] ^ 255}
     assert mark("d.zip", other, table(40)) != first
-    assert mark("e.zip", films, table(40).replace("4.png,NORMAL", "4.png,PNEUMONIA")) != first
+    assert mark("e.zip", images, table(40).replace("4.png,NORMAL", "4.png,PNEUMONIA")) != first
 
 
 def test_the_development_data_split_by_patient(dev_data: Path, tmp_path: Path) -> None:
     prepared = prepare(dev_data / "chest_xray_dev.zip", settings(tmp_path))
     report = prepared.report
-    assert report["films"] == 3516
-    assert report["exact_duplicates"]["surplus_films"] == 19
+    assert report["images"] == 3516
+    assert report["exact_duplicates"]["surplus_images"] == 19
     assert report["exact_duplicates"]["across_splits"] == 0
     assert report["near_duplicates_across_splits"]["pairs"] < 20
     sides = [{prepared.patients[i] for i in s} for s in (prepared.split.train, prepared.split.val)]

@@ -20,7 +20,7 @@ from engine.data.source import DatasetError, Source, UnreadableFile, open_source
 GOOD = "patient_id,filename,label\n" + "".join(
     f"P{n},{n}.png,{'PNEUMONIA' if n % 2 else 'NORMAL'}\n" for n in range(8)
 )
-IMAGES = {f"images/{n}.png": f"film {n}".encode() for n in range(8)}
+IMAGES = {f"images/{n}.png": f"image {n}".encode() for n in range(8)}
 
 
 def make_zip(path: Path, files: Mapping[str, bytes | str]) -> Path:
@@ -60,18 +60,18 @@ def test_zip_and_folder_wrapped_or_not_are_the_same(
         (f"images/{n}.png", n % 2, f"P{n}") for n in range(8)
     ]
     assert source.label_names == ("NORMAL", "PNEUMONIA")
-    assert source.read("images/3.png") == b"film 3"
+    assert source.read("images/3.png") == b"image 3"
     assert not source.warnings
     reader = pickle.loads(pickle.dumps(source.reader()))
     with reader:
-        assert reader.read("images/5.png") == b"film 5"
+        assert reader.read("images/5.png") == b"image 5"
 
 
-def test_the_rsna_table_with_a_row_for_each_box_is_one_record_a_film(tmp_path: Path) -> None:
+def test_the_rsna_table_with_a_row_for_each_box_is_one_record_a_image(tmp_path: Path) -> None:
     table = "patientId,x,y,width,height,Target\n" + "".join(
         f"{n},,,,,{n % 2}\n" * (1 + n % 3) for n in range(8)
     )
-    images = {f"stage_2_train_images/{n}.dcm": b"film" for n in range(8)}
+    images = {f"stage_2_train_images/{n}.dcm": b"image" for n in range(8)}
     source = opened(tmp_path, table, images)
     assert len(source.records) == 8
     assert [record.label for record in source.records] == [n % 2 for n in range(8)]
@@ -81,7 +81,7 @@ def test_the_rsna_table_with_a_row_for_each_box_is_one_record_a_film(tmp_path: P
 
 def test_class_folders_as_kaggle_has_them(tmp_path: Path) -> None:
     files = {
-        f"chest_xray/{split}/{name}": b"film"
+        f"chest_xray/{split}/{name}": b"image"
         for split in ("train", "val", "test")
         for name in (
             *("NORMAL/IM-0115-0001.jpeg", "NORMAL/NORMAL2-IM-0222-0001.jpeg"),
@@ -171,7 +171,7 @@ def test_any_other_positive_class_with_exactly_two(tmp_path: Path) -> None:
         (("P4,4.png,NORMAL", "P2,2.png,PNEUMONIA"), ["line 6", "line 4", "two labels"]),
         (("P4,4.png,NORMAL", "P9,2.png,NORMAL"), ["line 6", "line 4", "two patients"]),
         (("P4,4.png", "P4,nowhere.png"), ["line 6", "'nowhere.png'", "data.unreadable=skip"]),
-        (("PNEUMONIA", "NORMAL"), ["no film has the label PNEUMONIA"]),
+        (("PNEUMONIA", "NORMAL"), ["no image has the label PNEUMONIA"]),
     ],
 )
 def test_a_wrong_table_names_file_line_and_way_out(
@@ -191,7 +191,7 @@ def test_everything_missing_is_told_at_once_or_left_out(tmp_path: Path) -> None:
     source = opened(tmp_path, GOOD, present, unreadable="skip")
     assert source.missing == ["2.png", "5.png"]
     assert len(source.records) == 6
-    assert source.warnings[0][0] == "missing_films"
+    assert source.warnings[0][0] == "missing_images"
 
 
 def test_too_few_patients(tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in {"metadata.csv": GOOD.encode(), **IMAGES}.items():
             archive.writestr(name, content)
-        for n in range(3):  # names in the directory alone, for the bytes of one film
+        for n in range(3):  # names in the directory alone, for the bytes of one image
             again = copy.copy(archive.filelist[-1])
             again.filename = f"images/again{n}.png"
             archive.filelist.append(again)
@@ -326,9 +326,9 @@ def test_a_damaged_zip_is_said_to_be_damaged(tmp_path: Path) -> None:
             open_source(path, Data())
 
 
-def test_a_wrong_checksum_is_an_unreadable_film_and_not_a_crash(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_an_unreadable_image_and_not_a_crash(tmp_path: Path) -> None:
     path = make_zip(tmp_path / "set.zip", {"metadata.csv": GOOD, **IMAGES})
-    path.write_bytes(path.read_bytes().replace(b"film 3", b"film X", 1))
+    path.write_bytes(path.read_bytes().replace(b"image 3", b"image X", 1))
     source = open_source(path, Data())
     with pytest.raises(UnreadableFile, match="CRC"):
         source.read("images/3.png")
@@ -345,10 +345,12 @@ def test_a_hundred_thousand_tiny_members_open_in_time(tmp_path: Path) -> None:
 
 
 def test_links_in_a_folder_are_followed_once(tmp_path: Path) -> None:
-    make_folder(tmp_path / "films", {name.partition("/")[2]: data for name, data in IMAGES.items()})
+    make_folder(
+        tmp_path / "images", {name.partition("/")[2]: data for name, data in IMAGES.items()}
+    )
     folder = make_folder(tmp_path / "set", {"metadata.csv": GOOD})
-    (folder / "images").symlink_to(tmp_path / "films")
-    (tmp_path / "films" / "circle").symlink_to(folder)
+    (folder / "images").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "circle").symlink_to(folder)
     assert len(open_source(folder, Data()).records) == 8
 
 

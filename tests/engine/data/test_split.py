@@ -107,10 +107,10 @@ def test_a_side_with_one_class_is_an_error_that_says_so() -> None:
 
 
 def test_a_table_with_a_row_per_box_never_leaks() -> None:
-    """RSNA has 30,227 rows for 26,684 films; split by row, half the positive ones would leak."""
+    """RSNA has 30,227 rows for 26,684 images; split by row, half the positive ones would leak."""
     rng = np.random.default_rng(0)
     labels = (rng.random(3000) < 0.225).astype(int)
-    films = [f"F{i}" for i in range(3000)]
-    split = split_records(labels, films, films, [None] * 3000, 0.2, 0.0, 42)
+    images = [f"F{i}" for i in range(3000)]
+    split = split_records(labels, images, images, [None] * 3000, 0.2, 0.0, 42)
     assert not set(split.train.tolist()) & set(split.val.tolist())
     assert abs(len(split.val) - 600) < 15

@@ -1,0 +1,183 @@
+"""A connection to the database, and the few statements a run takes before its stream begins."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from config import UserError
+from engine.process import is_alive
+from engine.records.migrations import migrate
+
+BUSY_SECONDS = 30.0
+RUN_COLUMNS = frozenset(
+    (
+        *("run_name", "run_description", "training_mode", "status", "created_at", "started_at"),
+        *("completed_at", "total_epochs_run", "training_time", "early_stopped", "best_epoch"),
+        *("best_model_path", "config", "manifest", "dataset_path", "dataset_fingerprint"),
+        *("error", "pid", "pid_started_at", "heartbeat_at"),
+    )
+)
+JSON_COLUMNS = frozenset({"config", "manifest", "report", "payload"})
+
+Row = dict[str, Any]
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def create_run_sync(path: Path, **fields: Any) -> int:
+    """A new run; its id. Works inside a running event loop too."""
+    statement, values = insert_run(fields)
+    with connect(path, check=True) as database:
+        cursor = database.execute(statement, values)
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def update_run_sync(path: Path, run_id: int, **fields: Any) -> None:
+    """Set columns of a run."""
+    statement, values = update_run(run_id, fields)
+    with connect(path) as database:
+        database.execute(statement, values)
+
+
+def get_run_sync(path: Path, run_id: int) -> Row | None:
+    """One run, whole; None where there is none."""
+    with connect(path) as database:
+        row = database.execute("SELECT * FROM run WHERE run_id = ?", (run_id,)).fetchone()
+    return as_row(row) if row is not None else None
+
+
+def metrics_sync(path: Path, run_id: int) -> list[Row]:
+    """Every epoch's row of a run, in order."""
+    query = "SELECT * FROM run_metrics WHERE run_id = ? ORDER BY epoch"
+    with connect(path) as database:
+        return [as_row(row) for row in database.execute(query, (run_id,))]
+
+
+def claim_run_sync(path: Path, run_id: int, pid: int, pid_started_at: float | None) -> None:
+    """Take a run for this process. Raises UserError where another has it or it is completed."""
+    with connect(path, check=True) as database:
+        database.execute("BEGIN IMMEDIATE")
+        row = database.execute(
+            "SELECT status, pid, pid_started_at FROM run WHERE run_id = ?", (run_id,)
+        ).fetchone()
+        if row is None:
+            raise UserError(f"there is no run {run_id} in {path}")
+        if row["status"] == "completed":
+            raise UserError(f"run {run_id} is completed; start a new run instead")
+        busy = row["status"] in ("preparing", "in_progress") and row["pid"] != pid
+        if busy and is_alive(row["pid"], row["pid_started_at"]):
+            raise UserError(f"run {run_id} is in the hands of process {row['pid']}; stop it first")
+        database.execute(
+            "UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
+            "error = NULL, completed_at = NULL WHERE run_id = ?",
+            (pid, pid_started_at, now(), run_id),
+        )
+        database.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
+    """A plain connection to a database of the current schema, closed at the end.
+
+    `check` looks through every page for damage: for the start of a run or of a server.
+    """
+    with readable_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database.row_factory = sqlite3.Row
+        try:
+            for pragma in pragmas():
+                database.execute(pragma)
+            _use_wal(database)
+            migrate(database, path)
+            if check and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(f"malformed: {' '.join(found.split())}")
+            yield database
+        finally:
+            database.close()
+
+
+def _use_wal(database: sqlite3.Connection) -> None:
+    """The file remembers it. Unlike any other statement, this change does not wait for a lock."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def pragmas() -> tuple[str, ...]:
+    """What every connection sets."""
+    return (
+        f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}",
+        "PRAGMA synchronous = NORMAL",  # in WAL mode a crash loses no consistency
+        "PRAGMA foreign_keys = ON",
+    )
+
+
+@contextlib.contextmanager
+def readable_errors(path: Path) -> Iterator[None]:
+    """What SQLite and the file system say, in words that name the file and the way out."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "malformed" in text or "not a database" in text:
+            raise UserError(
+                f"{path} is damaged or is not a Pneumoscope database ({text}); move it away and "
+                "a new one is made, or choose another output.database"
+            ) from error
+        if "readonly" in text or "unable to open" in text:
+            raise UserError(
+                f"{path} cannot be written ({text}); choose another output.database"
+            ) from error
+        raise
+    except OSError as error:
+        folder = os.fspath(path.parent)
+        raise UserError(f"{folder} cannot be written ({error.strerror})") from error
+
+
+def insert_run(fields: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """Statement and values for a new run."""
+    fields = {"created_at": now(), **_encoded(fields)}
+    marks = ", ".join("?" * len(fields))
+    return f"INSERT INTO run ({', '.join(fields)}) VALUES ({marks})", tuple(fields.values())
+
+
+def update_run(run_id: int, fields: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
+    """Statement and values that set columns of a run."""
+    fields = _encoded(fields)
+    sets = ", ".join(f"{name} = ?" for name in fields)
+    return f"UPDATE run SET {sets} WHERE run_id = ?", (*fields.values(), run_id)
+
+
+def _encoded(fields: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(fields) - RUN_COLUMNS
+    assert not unknown, f"no such columns of run: {unknown}"
+    return {
+        name: json.dumps(value) if name in JSON_COLUMNS and value is not None else value
+        for name, value in fields.items()
+    }
+
+
+def as_row(row: sqlite3.Row) -> Row:
+    """A row as a dict, with its JSON columns read."""
+    return {
+        key: json.loads(row[key]) if key in JSON_COLUMNS and row[key] is not None else row[key]
+        for key in row.keys()  # noqa: SIM118  a Row iterates over its values
+    }

@@ -1,0 +1,79 @@
+"""What a run leaves in the results folder beside the stream's own files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config import UserError
+from config.schema import Output
+from engine.files import jsonable, write_text
+
+BEST_KEYS = ("accuracy", "precision", "recall", "f1", "auroc", "specificity")
+
+
+def check_writable(output: Output) -> None:
+    """Raise UserError, before any work, where an output folder cannot be written."""
+    keys = ("checkpoint_dir", "log_dir", "results_dir", "cache_dir")
+    folders = [(f"output.{key}", Path(getattr(output, key))) for key in keys]
+    for key, folder in [*folders, ("output.database", Path(output.database).parent)]:
+        probe = folder / ".write_test"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"{key}: {folder} cannot be written ({error.strerror}); choose another folder"
+            ) from error
+
+
+def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> str:
+    """The kept epoch's validation scores as CSV: any threshold or interval can be had later."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["filename", "label", "score"])
+    for name, label, score in zip(names, labels, scores, strict=True):
+        writer.writerow([name, int(label), repr(float(score))])
+    return text.getvalue()
+
+
+def write_scores(output: Output, run_id: int, table: str) -> None:
+    """`results_dir/scores_{run_id}.csv`."""
+    write_text(Path(output.results_dir) / f"scores_{run_id}.csv", table)
+
+
+def write_report(output: Output, key: int | str, report: dict[str, Any]) -> None:
+    """The data set's validation report: `validation_{key}.json`, for a run or a data set's name."""
+    _write_json(Path(output.results_dir) / f"validation_{key}.json", report)
+
+
+def write_manifest(output: Output, run_id: int, manifest: dict[str, Any]) -> None:
+    """What the run was made of: `manifest_{run_id}.json`."""
+    _write_json(Path(output.results_dir) / f"manifest_{run_id}.json", manifest)
+
+
+def write_result(output: Output, run_id: int, outcome: dict[str, Any]) -> None:
+    """The results of `train`, with confusion matrix and intervals: `result_{run_id}.json`."""
+    _write_json(Path(output.results_dir) / f"result_{run_id}.json", outcome)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(jsonable(content), indent=2, ensure_ascii=False)
+    write_text(path, text + "\n")
+
+
+def log_traceback(output: Output, run_id: int, text: str) -> None:
+    """Append a traceback to the run's log, each line with its time."""
+    path = Path(output.log_dir) / f"run_{run_id}.log"
+    stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(f"{stamp} {line}\n" for line in text.rstrip().splitlines())

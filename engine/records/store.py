@@ -1,0 +1,313 @@
+"""Every query of the stream and of the server, on aiosqlite."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+
+from engine.records.database import (
+    BUSY_SECONDS,
+    Row,
+    as_row,
+    connect,
+    insert_run,
+    now,
+    pragmas,
+    readable_errors,
+    update_run,
+)
+
+PASSING = "training_progress"  # each replaces the run's previous one
+ONCE_PER_EPOCH = ("training_metrics_update", "learning_rate_changed", "early_stopping_triggered")
+
+METRIC_COLUMNS = (
+    *("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_precision"),
+    *("val_recall", "val_specificity", "val_f1", "val_auroc", "learning_rate", "epoch_seconds"),
+)
+
+
+class Store:
+    """One connection, which is one thread and one queue: statements run in the order given."""
+
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._db = connection
+        self._in_transaction = asyncio.Lock()  # a connection has one at a time
+
+    @classmethod
+    async def open(cls, path: Path) -> Store:
+        """Open, check and bring the schema forward. Raises UserError, naming the file."""
+        with readable_errors(path):
+            with connect(path, check=True):
+                pass  # migrated and checked with the plain driver
+            connection = await aiosqlite.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                for pragma in pragmas():
+                    await connection.execute(pragma)
+            except BaseException:
+                await connection.close()  # an open one would hang the interpreter's exit
+                raise
+        connection.row_factory = sqlite3.Row
+        return cls(connection)
+
+    async def close(self) -> None:
+        """Always needed: the connection's thread keeps the interpreter alive."""
+        await self._db.close()
+
+    async def __aenter__(self) -> Store:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Everything inside or nothing; takes the write lock at once, so it never deadlocks."""
+        async with self._in_transaction:
+            await self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                await self._db.execute("ROLLBACK")
+                raise
+            await self._db.execute("COMMIT")
+
+    # runs
+
+    async def create_run(self, **fields: Any) -> int:
+        """A new run; its id."""
+        statement, values = insert_run(fields)
+        cursor = await self._db.execute(statement, values)
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    async def update_run(self, run_id: int, **fields: Any) -> None:
+        """Set columns of a run."""
+        statement, values = update_run(run_id, fields)
+        await self._db.execute(statement, values)
+
+    async def claim_run(
+        self, run_id: int, pid: int, pid_started_at: float | None, states: tuple[str, ...]
+    ) -> bool:
+        """Take a run for a worker, if it is in one of `states`; only one of many succeeds."""
+        cursor = await self._db.execute(
+            f"UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
+            f"error = NULL, completed_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
+            (pid, pid_started_at, now(), run_id, *states),
+        )
+        return cursor.rowcount == 1
+
+    async def get_run(self, run_id: int) -> Row | None:
+        """One run, whole; None where there is none."""
+        found = await self._rows("SELECT * FROM run WHERE run_id = ?", (run_id,))
+        return found[0] if found else None
+
+    async def list_runs(
+        self,
+        statuses: Sequence[str] = (),
+        name: str = "",
+        limit: int = 50,
+        before: int | None = None,
+    ) -> list[Row]:
+        """The newest first, without config and manifest, each with the figures of its best epoch.
+
+        A run without a best epoch yet has the figures of its last one. `name` is part of the run's
+        name; `before` is the last run_id seen.
+        """
+        of_status = f"status IN ({_marks(statuses)}) AND" if statuses else ""
+        return await self._rows(
+            "WITH chosen AS (SELECT run_id, run_name, run_description, training_mode, status, "
+            "created_at, started_at, completed_at, total_epochs_run, training_time, early_stopped, "
+            "best_epoch, dataset_path, error, heartbeat_at, "
+            "json_extract(config, '$.experiment.epochs') AS epochs FROM run "
+            f"WHERE {of_status} (? IS NULL OR run_id < ?) AND instr(lower(run_name), lower(?)) "
+            "ORDER BY run_id DESC LIMIT ?) "
+            "SELECT chosen.*, epoch, val_recall, val_specificity, val_f1, val_auroc, val_loss "
+            "FROM chosen LEFT JOIN run_metrics AS m ON m.run_id = chosen.run_id AND m.epoch = "
+            "COALESCE(best_epoch, (SELECT max(epoch) FROM run_metrics AS of_run "
+            "WHERE of_run.run_id = chosen.run_id)) "
+            "ORDER BY chosen.run_id DESC",
+            (*statuses, before, before, name, limit),
+        )
+
+    async def progress(self, run_ids: Sequence[int]) -> dict[int, Row]:
+        """The latest progress event of each of these runs that has one."""
+        rows = await self._rows(
+            "SELECT * FROM event WHERE event = 'training_progress' "
+            f"AND run_id IN ({_marks(run_ids)})",
+            tuple(run_ids),
+        )
+        return {row["run_id"]: row for row in rows}
+
+    async def live_runs(self) -> list[Row]:
+        """Runs that a process has, or had until it died."""
+        return await self._rows(
+            "SELECT run_id, status, pid, pid_started_at FROM run "
+            "WHERE status IN ('preparing', 'in_progress') ORDER BY run_id"
+        )
+
+    async def queued_runs(self) -> list[int]:
+        """Their ids, the first to start first."""
+        rows = await self._rows("SELECT run_id FROM run WHERE status = 'queued' ORDER BY run_id")
+        return [row["run_id"] for row in rows]
+
+    async def completed_with(self, dataset_path: str, limit: int = 20) -> list[Row]:
+        """The latest completed runs on a data set, whole."""
+        return await self._rows(
+            "SELECT * FROM run WHERE status = 'completed' AND dataset_path = ? "
+            "ORDER BY run_id DESC LIMIT ?",
+            (dataset_path, limit),
+        )
+
+    async def end_run(
+        self,
+        run_id: int,
+        states: Sequence[str],
+        status: str,
+        event: str,
+        payload: Mapping[str, Any],
+        error: str | None = None,
+        pid: int | None = None,
+    ) -> bool:
+        """End a run that no worker will end, if it is in one of `states`, and log why.
+
+        With `pid`, only where the run is still that process's.
+        """
+        async with self.transaction():
+            cursor = await self._db.execute(
+                "UPDATE run SET status = ?, completed_at = ?, error = ? "
+                f"WHERE run_id = ? AND (? IS NULL OR pid = ?) AND status IN ({_marks(states)})",
+                (status, now(), error, run_id, pid, pid, *states),
+            )
+            if cursor.rowcount == 1:
+                await self.add_event(run_id, now(), event, payload)
+        return cursor.rowcount == 1
+
+    async def count_runs(self) -> dict[str, int]:
+        """Runs by status."""
+        rows = await self._rows("SELECT status, count(*) AS n FROM run GROUP BY status")
+        return {row["status"]: row["n"] for row in rows}
+
+    async def requeue_run(self, run_id: int, states: Sequence[str]) -> bool:
+        """Put an ended run back into the queue, if it is in one of `states`."""
+        cursor = await self._db.execute(
+            "UPDATE run SET status = 'queued', completed_at = NULL, error = NULL, pid = NULL, "
+            f"pid_started_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
+            (run_id, *states),
+        )
+        return cursor.rowcount == 1
+
+    async def delete_run(self, run_id: int, states: Sequence[str]) -> bool:
+        """The run with its metrics and events, if it is in one of `states`."""
+        cursor = await self._db.execute(
+            f"DELETE FROM run WHERE run_id = ? AND status IN ({_marks(states)})", (run_id, *states)
+        )
+        return cursor.rowcount == 1
+
+    # events and metrics
+
+    async def add_event(
+        self, run_id: int, at: str, event: str, payload: Mapping[str, Any]
+    ) -> int | None:
+        """Append to the log; the event's id, or None for an epoch that the log has already.
+
+        A progress event replaces the run's previous one under a new id; ids never repeat.
+        """
+        if event == PASSING:
+            await self._db.execute(
+                "DELETE FROM event WHERE run_id = ? AND event = 'training_progress'", (run_id,)
+            )
+        elif event in ONCE_PER_EPOCH and await self._told(run_id, event, payload["epoch"]):
+            return None  # a resumed run tells its epochs again
+        cursor = await self._db.execute(
+            "INSERT INTO event (run_id, at, event, payload) VALUES (?, ?, ?, ?)",
+            (run_id, at, event, json.dumps(payload, allow_nan=False)),
+        )
+        return cursor.lastrowid
+
+    async def put_metrics(self, run_id: int, values: Mapping[str, Any]) -> None:
+        """The row of one epoch; a repeated epoch replaces its row."""
+        names = ", ".join(METRIC_COLUMNS)
+        marks = ", ".join("?" * (1 + len(METRIC_COLUMNS)))
+        await self._db.execute(
+            f"INSERT OR REPLACE INTO run_metrics (run_id, {names}) VALUES ({marks})",
+            (run_id, *(values[name] for name in METRIC_COLUMNS)),
+        )
+
+    async def metrics(self, run_id: int) -> list[Row]:
+        """Every epoch's row, in order."""
+        return await self._rows(
+            "SELECT * FROM run_metrics WHERE run_id = ? ORDER BY epoch", (run_id,)
+        )
+
+    async def events_after(
+        self, after: int = 0, run_id: int | None = None, limit: int = 1000
+    ) -> list[Row]:
+        """Events with a higher id than `after`, of one run or of all, in order."""
+        chosen = "" if run_id is None else "AND run_id = ? "
+        values = (after, limit) if run_id is None else (after, run_id, limit)
+        return await self._rows(
+            f"SELECT * FROM event WHERE event_id > ? {chosen}ORDER BY event_id LIMIT ?", values
+        )
+
+    async def last_event_id(self) -> int:
+        """The highest id ever given to an event; 0 before the first."""
+        rows = await self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        return int(rows[0]["seq"]) if rows else 0
+
+    async def data_version(self) -> int:
+        """Changes when another connection has committed; cheaper than any query."""
+        async with self._db.execute("PRAGMA data_version") as cursor:
+            row = await cursor.fetchone()
+        assert row is not None
+        return int(row[0])
+
+    # data sets
+
+    async def put_dataset(self, name: str, path: str, fingerprint: str | None, report: Row) -> int:
+        """A named data set; a second upload of the name replaces the first."""
+        await self._db.execute(
+            "INSERT INTO dataset (name, path, fingerprint, report, created_at) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET path = excluded.path, "
+            "fingerprint = excluded.fingerprint, report = excluded.report, "
+            "created_at = excluded.created_at",
+            (name, path, fingerprint, json.dumps(report), now()),
+        )
+        found = await self.get_dataset(name)
+        assert found is not None
+        return int(found["dataset_id"])
+
+    async def get_dataset(self, name: str) -> Row | None:
+        """One data set with its report; None where there is none."""
+        found = await self._rows("SELECT * FROM dataset WHERE name = ?", (name,))
+        return found[0] if found else None
+
+    async def dataset_is_used(self, path: str) -> bool:
+        """Whether a run was given this file."""
+        return bool(await self._rows("SELECT 1 FROM run WHERE dataset_path = ? LIMIT 1", (path,)))
+
+    async def list_datasets(self) -> list[Row]:
+        """Every data set with its report, the newest first."""
+        return await self._rows("SELECT * FROM dataset ORDER BY dataset_id DESC")
+
+    async def _told(self, run_id: int, event: str, epoch: int) -> bool:
+        found = await self._rows(
+            "SELECT 1 FROM event WHERE run_id = ? AND event = ? "
+            "AND json_extract(payload, '$.epoch') = ?",
+            (run_id, event, epoch),
+        )
+        return bool(found)
+
+    async def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Row]:
+        async with self._db.execute(query, values) as cursor:
+            return [as_row(row) for row in await cursor.fetchall()]
+
+
+def _marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))

@@ -1,0 +1,1 @@
+"""The one stream: events, their queue, and the sinks."""

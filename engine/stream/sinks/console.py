@@ -1,0 +1,145 @@
+"""Events for the person at the terminal: a bar while an epoch runs, a line when it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from engine.stream.events import (
+    CheckpointSaved,
+    EarlyStoppingTriggered,
+    EpochMetrics,
+    LearningRateChanged,
+    RunWarning,
+    Stamped,
+    TrainingComplete,
+    TrainingFailed,
+    TrainingProgress,
+    TrainingStarted,
+    TrainingStopped,
+)
+
+HEADER = "epoch   train loss  val loss   recall  specif.   AUROC       lr   seconds"
+
+
+class ConsoleSink:
+    """Lines on stdout; the bar on stderr, and only where that is a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._of: tuple[int, str] = (0, "")
+        self._watched = sys.stderr.isatty()
+        self._headed = False
+
+    async def open(self, run_id: int) -> None:
+        """Nothing to prepare."""
+
+    async def handle(self, stamped: Stamped) -> None:
+        """Show one event."""
+        event = stamped.event
+        if isinstance(event, TrainingProgress):
+            if self._watched:
+                self._show(event)
+            return
+        if isinstance(event, CheckpointSaved | TrainingFailed):
+            return  # for the log; a failure is raised, and told where it is caught
+        lines = describe(stamped)
+        if lines:
+            self._clear()
+            if isinstance(event, EpochMetrics) and not self._headed:
+                self._headed = True
+                lines = [HEADER, *lines]
+            print("\n".join(lines), flush=True)
+
+    async def close(self) -> None:
+        """Leave the terminal's last line clean."""
+        self._clear()
+
+    def _show(self, event: TrainingProgress) -> None:
+        if self._bar is None or self._of != (event.epoch, event.phase):
+            self._clear()
+            self._of = (event.epoch, event.phase)
+            self._bar = tqdm(
+                total=event.steps,
+                desc=f"epoch {event.epoch} {event.phase}",
+                leave=False,
+                bar_format="{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} {postfix}",
+            )
+        left = f"{event.eta_seconds // 60:.0f}:{event.eta_seconds % 60:02.0f}"
+        speed = f"{event.images_per_second:.0f} images/s"
+        self._bar.n = event.step
+        self._bar.set_postfix_str(f"loss {event.loss:.4f}, {speed}, {left} left")
+
+    def _clear(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+@contextlib.contextmanager
+def preparation_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A progress callback (images done, images in all) that draws a bar, where somebody watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with tqdm(desc="preparing", unit=" images", leave=False) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def describe(stamped: Stamped) -> list[str]:
+    """The lines that a lasting event is worth."""
+    event = stamped.event
+    if isinstance(event, TrainingStarted):
+        counts = ", ".join(
+            f"{name}: " + " + ".join(f"{n} {label}" for label, n in classes.items())
+            for name, classes in event.dataset.items()
+            if sum(classes.values())
+        )
+        return [f"run {stamped.run_id} {event.run_name!r} on {event.device}", counts]
+    if isinstance(event, EpochMetrics):
+        return [
+            f"{event.epoch:5d}   {event.train_loss:10.4f}  {event.val_loss:8.4f}  "
+            f"{_share(event.val_recall)}  {_share(event.val_specificity)}  "
+            f"{_share(event.val_auroc)}  {event.learning_rate:7.1e}  {event.epoch_seconds:8.1f}"
+            + ("  *" if event.is_best else "")
+        ]
+    if isinstance(event, LearningRateChanged):
+        return [f"        learning rate {event.previous:.2g} -> {event.current:.2g}"]
+    if isinstance(event, EarlyStoppingTriggered):
+        return [f"        early stop: no improvement for {event.patience} epochs"]
+    if isinstance(event, RunWarning):
+        return [f"warning: {event.message}"]
+    if isinstance(event, TrainingFailed):
+        return [f"failed: {event.error}"] + ([f"try: {event.hint}"] if event.hint else [])
+    if isinstance(event, TrainingComplete):
+        return _ending(event)
+    if isinstance(event, CheckpointSaved):
+        return [f"saved {event.path} ({event.reason}, epoch {event.epoch})"]
+    return []
+
+
+def _ending(event: TrainingComplete) -> list[str]:
+    word = f"stopped ({event.reason})" if isinstance(event, TrainingStopped) else "completed"
+    lines = [f"{word} after {event.total_epochs_run} epochs, {event.training_time:.1f} s"]
+    if event.best_epoch is not None:
+        figures = ", ".join(
+            f"{name.removeprefix('best_')} {_share(value).strip()}"
+            for name, value in event.metrics.items()
+        )
+        lines.append(f"kept epoch {event.best_epoch}: {figures}")
+        lines.append(f"model: {event.best_model_path}")
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "      -" if value is None or math.isnan(value) else f"{value:7.4f}"

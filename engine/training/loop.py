@@ -1,0 +1,143 @@
+"""The hand-written loop. It knows no file, table or socket: only tensors and `emit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from engine.data.dataset import Batch
+from engine.device import Runtime
+from engine.training.progress import Emit, EpochState, Meter, add_batch, finite_sums
+from engine.training.recipe import criterion
+
+ToInput = Callable[[Batch], torch.Tensor]  # uint8 batch -> float inputs [B, 3, S, S] on the device
+
+
+@dataclass(frozen=True)
+class TrainFigures:
+    """One epoch of training; `stopped` when `should_stop` ended it early."""
+
+    loss: float
+    accuracy: float
+    images: int
+    seconds: float
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class EvalFigures:
+    """One pass over a loader, images in the loader's order."""
+
+    loss: float  # mean cross entropy
+    scores: np.ndarray  # float64 [N], probability of the positive class
+    labels: np.ndarray  # int64 [N]
+    index: np.ndarray  # int64 [N], record indices
+    stopped: bool
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    sizes: Sequence[int],
+    to_input: ToInput,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    runtime: Runtime,
+    state: EpochState,
+    *,
+    gradient_clip: float,
+    accumulate: int,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    after_step: Callable[[EpochState], None],
+) -> TrainFigures:
+    """Train on what `loader` yields from batch `state.step` on.
+
+    `sizes` are the images in each batch of the whole epoch: an optimizer step is the mean over all
+    images of its `accumulate` batches, however the last one is filled. `after_step` and
+    `should_stop` are called between optimizer steps only. Raises NonFiniteLoss.
+    """
+    device, steps = runtime.device, len(sizes)
+    state.sums = state.sums.to(device)
+    trainable = [p for group in optimizer.param_groups for p in group["params"]]
+    meter = Meter(emit, "train", state.epoch, steps, state.step)
+    started = time.perf_counter() - state.seconds
+    stopped = False
+    for batch in loader:
+        state.step += 1
+        first = (state.step - 1) // accumulate * accumulate  # batches before this gradient group
+        group_images = sum(sizes[first : first + accumulate])
+        labels = batch.labels.to(device, non_blocking=True)
+        with runtime.autocast():
+            logits = model(to_input(batch))
+        losses = criterion(logits, labels)
+        scaler.scale(losses.sum() / group_images).backward()
+        with torch.no_grad():
+            add_batch(state, losses, logits.argmax(dim=1) == labels)
+        if state.step % accumulate == 0 or state.step == steps:
+            scaler.unscale_(optimizer)
+            if gradient_clip > 0:
+                nn.utils.clip_grad_norm_(trainable, gradient_clip)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            meter.tick(state)
+            state.seconds = time.perf_counter() - started
+            after_step(state)
+            if state.step < steps and should_stop():
+                stopped = True
+                break
+    loss, correct, seen = finite_sums(state)  # the only wait for the device in the epoch
+    state.seconds = time.perf_counter() - started
+    return TrainFigures(loss / seen, correct / seen, int(seen), state.seconds, stopped)
+
+
+@torch.inference_mode()
+def evaluate_epoch(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    steps: int,
+    to_input: ToInput,
+    runtime: Runtime,
+    epoch: int,
+    *,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+) -> EvalFigures:
+    """Score every image of `loader` once, none padded, none dropped."""
+    model.eval()
+    state = EpochState(epoch)
+    state.sums = state.sums.to(runtime.device)
+    meter = Meter(emit, "validate", epoch, steps)
+    all_logits: list[torch.Tensor] = []
+    all_labels: list[torch.Tensor] = []
+    all_index: list[torch.Tensor] = []
+    stopped = False
+    for batch in loader:
+        state.step += 1
+        labels = batch.labels.to(runtime.device, non_blocking=True)
+        with runtime.autocast():
+            logits = model(to_input(batch)).float()
+        losses = criterion(logits, labels)
+        add_batch(state, losses, logits.argmax(dim=1) == labels)
+        all_logits.append(logits)
+        all_labels.append(batch.labels)
+        all_index.append(batch.indices)
+        meter.tick(state)
+        if should_stop():
+            stopped = True
+            break
+    logits = torch.cat(all_logits).double().cpu()
+    total, _, seen, _ = state.sums.tolist()
+    return EvalFigures(
+        loss=total / seen,
+        scores=logits.softmax(dim=1)[:, 1].numpy(),
+        labels=torch.cat(all_labels).cpu().numpy(),
+        index=torch.cat(all_index).cpu().numpy(),
+        stopped=stopped,
+    )
