@@ -103,6 +103,9 @@ class Experiment:
     min_specificity: float = _key(
         0.5, "float", "an epoch below it is not eligible as the best", low=0, high=1
     )
+    target_specificity: float = _key(
+        0.9, "float", "val_recall_at_specificity is the recall at this one", low=0, high=1
+    )
     checkpoint_minutes: float = _key(
         10.0, "float", "minutes between checkpoints within an epoch", low=0
     )

@@ -22,6 +22,7 @@ from engine.records import checkpoint, results
 from engine.records.snapshots import Snapshots
 from engine.stop import StopRequest
 from engine.stream.events import (
+    CheckpointSaved,
     EarlyStoppingTriggered,
     EpochMetrics,
     LearningRateChanged,
@@ -65,7 +66,8 @@ class Run:
         self.loaders = make_loaders(config, data, self.runtime)
         self.learner = Learner(network, config, self.runtime)
         self.selection = Selection(config.experiment)
-        self.snapshots = Snapshots(Path(config.output.checkpoint_dir) / f"run_{run_id}", emit)
+        folder = Path(config.output.checkpoint_dir) / f"run_{run_id}"
+        self.snapshots = Snapshots(folder, self._on_saved, self._on_save_failed)
         self.history: list[EpochEvent] = []  # re-emitted by a resumed run
         self.state = EpochState(epoch=1)
         self.training_time = 0.0  # seconds, before `_began`
@@ -139,7 +141,9 @@ class Run:
     def _finish_epoch(self, trained: TrainFigures, validated: EvalFigures) -> None:
         """Select, schedule, save and emit."""
         epoch, experiment = self.state.epoch, self.config.experiment
-        summary = metrics.summary(validated.scores, validated.labels)
+        summary = metrics.summary(
+            validated.scores, validated.labels, target_specificity=experiment.target_specificity
+        )
         summary |= {"val_loss": validated.loss, "train_loss": trained.loss}
         figures = EpochFigures(
             epoch=epoch,
@@ -167,7 +171,9 @@ class Run:
                 val_f1=summary["f1"],
                 val_auroc=summary["auroc"],
                 learning_rate=learning_rate,
-                epoch_seconds=trained.seconds,
+                val_recall_at_specificity=summary["recall_at_specificity"],
+                epoch_seconds=trained.seconds + validated.seconds,
+                train_seconds=trained.seconds,
                 is_best=is_best,
             )
         )
@@ -229,6 +235,13 @@ class Run:
         if minutes >= self.config.experiment.checkpoint_minutes:
             finite_sums(state)  # never keep weights that a bad loss has reached
             self._save_last("time")
+
+    def _on_saved(self, path: Path, epoch: int, reason: str) -> None:
+        self.emit(CheckpointSaved(str(path), epoch, reason))
+
+    def _on_save_failed(self, path: Path, error: OSError) -> None:
+        message = f"{path} was not saved ({error}); the one before it is kept"
+        self.emit(RunWarning("checkpoint_failed", message))
 
     def _elapsed(self) -> float:
         return self.training_time + time.perf_counter() - self._began

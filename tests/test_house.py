@@ -39,6 +39,59 @@ def test_imports_go_one_way(package: str) -> None:
         assert not imported(path) & FORBIDDEN[package], path
 
 
+# Inside `engine`, from top to bottom: a module imports its own level or lower ones.
+LEVELS = (
+    ("train", "check", "evaluate", "predict", "export", "reproduce"),
+    ("cli",),
+    ("trainer",),
+    ("run",),
+    ("report",),
+    ("inference",),
+    ("training",),
+    ("stream",),
+    ("records",),
+    ("model",),
+    ("data",),
+    ("metrics",),
+    ("device", "files", "process", "stop"),
+)
+LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+
+def engine_imports() -> dict[str, set[str]]:
+    """Module of `engine` -> the modules of `engine` it imports, those within functions too."""
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in (ROOT / "engine").rglob("*.py")
+    }
+    found: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        found[module] = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in modules:
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                found[module] |= (inner & set(modules)) or {node.module}
+            elif isinstance(node, ast.Import):
+                found[module] |= {alias.name for alias in node.names} & set(modules)
+    return found
+
+
+def test_rooms_import_downwards_only() -> None:
+    for module, wanted in engine_imports().items():
+        if module == "engine":
+            continue  # the lazy exports
+        level = LEVEL_OF[module.split(".")[1]]
+        for other in wanted - {"engine"}:
+            assert LEVEL_OF[other.split(".")[1]] >= level, f"{module} imports {other}"
+
+
+def test_no_import_circles() -> None:
+    imports = {m: wanted - {"engine"} for m, wanted in engine_imports().items() if m != "engine"}
+    while leaves := {module for module, wanted in imports.items() if not wanted & set(imports)}:
+        imports = {m: wanted for m, wanted in imports.items() if m not in leaves}
+    assert not imports, f"in a circle, or above one: {sorted(imports)}"
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -63,7 +116,7 @@ def test_readme_has_every_event() -> None:
     names = [
         kind.name for kind in kinds if issubclass(kind, events.Event) and hasattr(kind, "name")
     ]
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         assert f"`{name}`" in readme
 

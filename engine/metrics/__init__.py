@@ -13,6 +13,7 @@ from engine.metrics.classification import (
     per_class,
     precision,
     recall,
+    recall_at_specificity,
     specificity,
 )
 from engine.metrics.intervals import (
@@ -37,6 +38,7 @@ __all__ = [
     "per_class",
     "precision",
     "recall",
+    "recall_at_specificity",
     "specificity",
     "summary",
     "wilson_interval",

@@ -123,6 +123,19 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(np.sum(np.diff(tp, prepend=0.0) * tp / (tp + fp)) / tp[-1])
 
 
+def recall_at_specificity(scores: ArrayLike, labels: ArrayLike, specificity: float) -> float:
+    """The highest recall of any threshold whose specificity is at least `specificity`.
+
+    nan where a class is missing or a score is NaN.
+    """
+    s, positive = checked(scores, labels)
+    if positive.all() or not positive.any() or np.isnan(s).any():
+        return math.nan
+    tp, fp, _ = _cumulative(s, positive)
+    allowed = fp <= (1 - specificity) * np.sum(~positive) + 1e-9
+    return float(np.max(tp[allowed], initial=0.0) / np.sum(positive))
+
+
 def checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Bools]:
     """Scores as float64 [N] and labels as bool [N]. Raises ValueError for anything else."""
     s, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)

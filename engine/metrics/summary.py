@@ -19,13 +19,19 @@ from engine.metrics.classification import (
     precision,
     precision_of,
     recall,
+    recall_at_specificity,
     recall_of,
     specificity,
 )
 from engine.metrics.intervals import UNDEFINED, delong_interval, wilson_interval
 
 
-def summary(scores: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dict[str, Any]:
+def summary(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    threshold: float = 0.5,
+    target_specificity: float = 0.9,
+) -> dict[str, Any]:
     """Every figure of one evaluation as plain numbers, dicts and lists; undefined ones are nan."""
     counts = confusion(scores, labels, threshold)
     figures: dict[str, Any] = {
@@ -36,6 +42,7 @@ def summary(scores: ArrayLike, labels: ArrayLike, threshold: float = 0.5) -> dic
         "f1": f1(counts),
         "auroc": auroc(scores, labels),
         "average_precision": average_precision(scores, labels),
+        "recall_at_specificity": recall_at_specificity(scores, labels, target_specificity),
     }
     figures |= {f"macro_{name}": value for name, value in macro(counts).items()}
     proportions = {

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,10 +23,10 @@ RUN_COLUMNS = frozenset(
         *("run_name", "run_description", "training_mode", "status", "created_at", "started_at"),
         *("completed_at", "total_epochs_run", "training_time", "early_stopped", "best_epoch"),
         *("best_model_path", "config", "manifest", "dataset_path", "dataset_fingerprint"),
-        *("error", "pid", "pid_started_at", "heartbeat_at"),
+        *("error", "pid", "pid_started_at", "heartbeat_at", "run_uid", "tags", "results", "host"),
     )
 )
-JSON_COLUMNS = frozenset({"config", "manifest", "report", "payload"})
+JSON_COLUMNS = frozenset({"config", "manifest", "report", "payload", "tags", "results"})
 
 Row = dict[str, Any]
 
@@ -154,7 +155,7 @@ def readable_errors(path: Path) -> Iterator[None]:
 
 def insert_run(fields: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
     """Statement and values for a new run."""
-    fields = {"created_at": now(), **_encoded(fields)}
+    fields = {"created_at": now(), "run_uid": uuid.uuid4().hex, **_encoded(fields)}
     marks = ", ".join("?" * len(fields))
     return f"INSERT INTO run ({', '.join(fields)}) VALUES ({marks})", tuple(fields.values())
 

@@ -64,6 +64,21 @@ MIGRATIONS = (
         created_at TEXT NOT NULL
     );
     """,
+    # 2: who a run is beyond its number, where it runs, and what its epochs add.
+    """
+    ALTER TABLE run ADD COLUMN run_uid TEXT;
+    UPDATE run SET run_uid = lower(hex(randomblob(16)));
+    CREATE UNIQUE INDEX run_uid_once ON run (run_uid);
+    ALTER TABLE run ADD COLUMN tags TEXT;
+    ALTER TABLE run ADD COLUMN results TEXT;
+    ALTER TABLE run ADD COLUMN host TEXT;
+    ALTER TABLE run_metrics ADD COLUMN val_recall_at_specificity REAL;
+    ALTER TABLE run_metrics ADD COLUMN train_seconds REAL;
+    ALTER TABLE event ADD COLUMN epoch INTEGER;
+    UPDATE event SET epoch = json_extract(payload, '$.epoch') WHERE event IN
+        ('training_metrics_update', 'learning_rate_changed', 'early_stopping_triggered');
+    CREATE INDEX event_of_epoch ON event (run_id, event, epoch) WHERE epoch IS NOT NULL;
+    """,
 )
 
 

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from engine.records import checkpoint
-from engine.stream.events import CheckpointSaved, Event, RunWarning
 
 
 class Snapshots:
     """Writes them in the background; a context manager. A full disk costs a file, not the run."""
 
-    def __init__(self, folder: Path, emit: Callable[[Event], None]) -> None:
-        self.folder, self._emit = folder, emit
+    def __init__(
+        self,
+        folder: Path,
+        on_saved: Callable[[Path, int, str], None],
+        on_failed: Callable[[Path, OSError], None],
+    ) -> None:
+        """The callbacks get (path, epoch, reason) and (path, error), on the writer's thread."""
+        self.folder, self._on_saved, self._on_failed = folder, on_saved, on_failed
         self.best_path = folder / "best_model.pt"
         self._writer = checkpoint.CheckpointWriter()
         self._unsaved_best: Callable[[], None] | None = None
@@ -35,7 +40,7 @@ class Snapshots:
 
         self._writer.wait()
         self._unsaved_best = write
-        self._submit(write, CheckpointSaved(str(self.best_path), epoch, "best"))
+        self._submit(write, self.best_path, epoch, "best")
 
     def save_last(self, content: dict[str, Any], epoch: int, reason: str) -> None:
         """Write the snapshot; the one before it stays as `previous.pt`."""
@@ -46,7 +51,7 @@ class Snapshots:
                 self._unsaved_best()  # `last.pt` must never know of a better model than there is
             checkpoint.save(content, path, keep=self.folder / "previous.pt")
 
-        self._submit(write, CheckpointSaved(str(path), epoch, reason))
+        self._submit(write, path, epoch, reason)
 
     def finish(self) -> None:
         """Wait for what is being written. Raises OSError where the bundle could not be saved."""
@@ -60,14 +65,13 @@ class Snapshots:
             return None
         return checkpoint.load_last(self.folder)
 
-    def _submit(self, write: Callable[[], None], done: CheckpointSaved) -> None:
+    def _submit(self, write: Callable[[], None], path: Path, epoch: int, reason: str) -> None:
         def attempt() -> None:
             try:
                 write()
             except OSError as error:
-                message = f"{done.path} was not saved ({error}); the one before it stands"
-                self._emit(RunWarning("checkpoint_failed", message))
+                self._on_failed(path, error)
             else:
-                self._emit(done)
+                self._on_saved(path, epoch, reason)
 
         self._writer.submit(attempt)

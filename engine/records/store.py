@@ -29,7 +29,8 @@ ONCE_PER_EPOCH = ("training_metrics_update", "learning_rate_changed", "early_sto
 
 METRIC_COLUMNS = (
     *("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_precision"),
-    *("val_recall", "val_specificity", "val_f1", "val_auroc", "learning_rate", "epoch_seconds"),
+    *("val_recall", "val_specificity", "val_f1", "val_auroc", "val_recall_at_specificity"),
+    *("learning_rate", "epoch_seconds", "train_seconds"),
 )
 
 

@@ -26,36 +26,38 @@ class Event:
 
 @dataclass(frozen=True)
 class TrainingStarted(Event):
-    """After preparation."""
+    """After preparation, before the first step."""
 
     name: ClassVar[str] = "training_started"
     run_name: str
-    config: dict[str, Any]
-    device: str
-    dataset: dict[str, Any]
+    config: dict[str, Any]  # resolved, as the run keeps it: section -> key -> value
+    device: str  # for a person: name and precision
+    dataset: dict[str, Any]  # part of the split -> label -> images
+    world_size: int = 1  # processes that train together
 
 
 @dataclass(frozen=True)
 class TrainingProgress(Event):
-    """At most four a second; a later one replaces an earlier one."""
+    """At most four a second; transient: a later one replaces an earlier one."""
 
     name: ClassVar[str] = "training_progress"
     phase: str  # train or validate
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    images_per_second: float
+    epoch: int  # 1-based
+    step: int  # batches done in this phase
+    steps: int  # batches of this phase
+    loss: float  # mean over the images of this phase so far
+    images_per_second: float  # since this process began the phase
     eta_seconds: float  # until the end of this phase
+    run_eta_seconds: float | None = None  # until the last configured epoch
 
 
 @dataclass(frozen=True)
 class EpochMetrics(Event):
-    """Once per epoch."""
+    """Once per epoch. `val_` figures are of the validation part, at threshold 0.5."""
 
     name: ClassVar[str] = "training_metrics_update"
-    epoch: int
-    train_loss: float
+    epoch: int  # 1-based
+    train_loss: float  # mean over the epoch, while the weights changed
     val_loss: float
     train_accuracy: float
     val_accuracy: float
@@ -64,19 +66,21 @@ class EpochMetrics(Event):
     val_specificity: float
     val_f1: float
     val_auroc: float
-    learning_rate: float
-    epoch_seconds: float
-    is_best: bool
+    val_recall_at_specificity: float  # where the threshold gives experiment.target_specificity
+    learning_rate: float  # of this epoch's steps
+    epoch_seconds: float  # training and validation
+    train_seconds: float  # training alone
+    is_best: bool  # its weights are the ones kept so far
 
 
 @dataclass(frozen=True)
 class CheckpointSaved(Event):
-    """A checkpoint stands whole on the disk."""
+    """A checkpoint has been written completely."""
 
     name: ClassVar[str] = "checkpoint_saved"
     path: str
-    epoch: int
-    reason: str  # best, epoch, time or stopped
+    epoch: int  # the last one that the checkpoint contains whole
+    reason: str  # start, best, epoch, time or stopped
 
 
 @dataclass(frozen=True)
@@ -84,58 +88,82 @@ class LearningRateChanged(Event):
     """The scheduler cut the learning rate."""
 
     name: ClassVar[str] = "learning_rate_changed"
-    epoch: int
+    epoch: int  # after which it was cut
     previous: float
     current: float
 
 
 @dataclass(frozen=True)
 class EarlyStoppingTriggered(Event):
-    """No improvement for `patience` epochs."""
+    """No improvement for `patience` epochs: the run ends."""
 
     name: ClassVar[str] = "early_stopping_triggered"
-    epoch: int
-    best_epoch: int
-    patience: int
+    epoch: int  # the last one trained
+    best_epoch: int  # the kept one
+    patience: int  # epochs
+
+
+@dataclass(frozen=True)
+class SystemMetrics(Event):
+    """What the machine does, every ten seconds; transient. None where it is unknown."""
+
+    name: ClassVar[str] = "system_metrics"
+    cpu_percent: float | None  # of all cores of the machine, 0 to 100
+    memory_bytes: int | None  # resident, of this process and its children
+    gpu_percent: float | None  # of the run's GPU, 0 to 100
+    gpu_memory_bytes: int | None  # used on the run's GPU, by anybody
+    gpu_watts: float | None
+    disk_free_bytes: int | None  # where the checkpoints are written
 
 
 @dataclass(frozen=True)
 class TrainingComplete(Event):
-    """The run came to its end."""
+    """The run reached its end. `best_` figures are of the one kept epoch, validation part."""
 
     name: ClassVar[str] = "training_complete"
-    metrics: dict[str, float | None]
+    metrics: dict[str, float | None]  # best_accuracy, best_precision, best_recall, ...
     best_epoch: int | None
-    total_epochs_run: int
-    training_time: float
+    total_epochs_run: int  # whole epochs, those before a resume included
+    training_time: float  # seconds, of all processes that had the run
     early_stopped: bool
-    best_model_path: str | None
+    best_model_path: str | None  # the bundle
 
 
 @dataclass(frozen=True)
 class TrainingStopped(TrainingComplete):
-    """A person or a signal ended the run; it can go on."""
+    """A person or a signal ended the run; it can be resumed."""
 
     name: ClassVar[str] = "training_stopped"
     reason: str
 
 
 @dataclass(frozen=True)
+class TrainingInterrupted(Event):
+    """The worker is gone without a word; the run can be resumed."""
+
+    name: ClassVar[str] = "training_interrupted"
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrainingFailed(Event):
-    """The run cannot go on."""
+    """The run ended with an error."""
 
     name: ClassVar[str] = "training_failed"
-    error: str
-    hint: str | None
+    error: str  # one line, and a dead worker's last output
+    hint: str | None  # what to try
 
 
 @dataclass(frozen=True)
 class RunWarning(Event):
-    """Something a person should know: leakage, no patient ids, a sink in trouble."""
+    """Something a person should know: leakage, no patient ids, a sink that fails."""
 
     name: ClassVar[str] = "warning"
-    code: str
-    message: str
+    code: str  # stable, for programs
+    message: str  # for people
+
+
+TRANSIENT: tuple[type[Event], ...] = (TrainingProgress, SystemMetrics)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class EvalFigures:
     scores: np.ndarray  # float64 [N], probability of the positive class
     labels: np.ndarray  # int64 [N]
     index: np.ndarray  # int64 [N], record indices
+    seconds: float
     stopped: bool
 
 
@@ -73,8 +74,9 @@ def train_one_epoch(
         first = (state.step - 1) // accumulate * accumulate  # batches before this gradient group
         group_images = sum(sizes[first : first + accumulate])
         labels = batch.labels.to(device, non_blocking=True)
+        inputs = to_input(batch)  # in float32: bf16 has too few bits for geometry
         with runtime.autocast():
-            logits = model(to_input(batch))
+            logits = model(inputs)
         losses = criterion(logits, labels)
         scaler.scale(losses.sum() / group_images).backward()
         with torch.no_grad():
@@ -110,6 +112,7 @@ def evaluate_epoch(
     should_stop: Callable[[], bool],
 ) -> EvalFigures:
     """Score every image of `loader` once, none padded, none dropped."""
+    started = time.perf_counter()
     model.eval()
     state = EpochState(epoch)
     state.sums = state.sums.to(runtime.device)
@@ -121,8 +124,9 @@ def evaluate_epoch(
     for batch in loader:
         state.step += 1
         labels = batch.labels.to(runtime.device, non_blocking=True)
+        inputs = to_input(batch)
         with runtime.autocast():
-            logits = model(to_input(batch)).float()
+            logits = model(inputs).float()
         losses = criterion(logits, labels)
         add_batch(state, losses, logits.argmax(dim=1) == labels)
         all_logits.append(logits)
@@ -139,5 +143,6 @@ def evaluate_epoch(
         scores=logits.softmax(dim=1)[:, 1].numpy(),
         labels=torch.cat(all_labels).cpu().numpy(),
         index=torch.cat(all_index).cpu().numpy(),
+        seconds=time.perf_counter() - started,
         stopped=stopped,
     )

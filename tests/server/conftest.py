@@ -189,7 +189,7 @@ def wait_until(
 
 
 @pytest.fixture(scope="session")
-def make_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small data set of synthetic images."""
     path = tmp_path_factory.mktemp("images") / "images.zip"
     return write_demo_dataset(path, images=64, patients=32, size=48)

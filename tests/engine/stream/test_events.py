@@ -80,7 +80,7 @@ def epoch(number: int, **changes: float) -> EpochMetrics:
         (
             *("train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_precision"),
             *("val_recall", "val_specificity", "val_f1", "val_auroc", "learning_rate"),
-            "epoch_seconds",
+            *("epoch_seconds", "train_seconds", "val_recall_at_specificity"),
         ),
         0.5,
     )

@@ -206,3 +206,19 @@ def test_no_step_waits_for_the_device() -> None:
         train(model, loader, runtime=runtime, to_input=watch, after_step=look_away)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_inputs_are_made_outside_autocast() -> None:
+    runtime = resolve(System(device="cpu", precision="bf16"), planned_steps=1)
+    seen: list[bool] = []
+
+    def watch(batch: Batch) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return to_input(batch)
+
+    loader = batches(make_images(8), 4)
+    train(network(), loader, runtime=runtime, to_input=watch)
+    evaluate_epoch(
+        network(), loader, 2, watch, runtime, 1, emit=lambda _: None, should_stop=lambda: False
+    )
+    assert seen == [False] * 4
