@@ -52,6 +52,7 @@ class Run:
     def __init__(
         self,
         run_id: int,
+        run_uid: str,
         run_name: str,
         config: Config,
         data: Prepared,
@@ -59,7 +60,8 @@ class Run:
         emit: Emit,
         stop: StopRequest,
     ) -> None:
-        self.run_id, self.run_name, self.config = run_id, run_name, config
+        self.run_id, self.run_uid, self.run_name = run_id, run_uid, run_name
+        self.config = config
         self.data, self.emit, self.stop = data, emit, stop
         steps = math.ceil(len(data.split.train) / config.system.batch_size)
         self.runtime = device.resolve(config.system, steps * config.experiment.epochs)
@@ -264,6 +266,7 @@ class Run:
     def _snapshot(self) -> dict[str, Any]:
         """Everything that decides how the run continues."""
         return {
+            "run_uid": self.run_uid,
             "learner": self.learner.state_dict(),
             "selection": self.selection.state_dict(),
             "history": [[event.name, dataclasses.asdict(event)] for event in self.history],

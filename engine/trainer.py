@@ -21,7 +21,12 @@ from engine.device import resolve
 from engine.model.resnet import build_model
 from engine.process import started_at
 from engine.records import results
-from engine.records.database import claim_run_sync, create_run_sync, update_run_sync
+from engine.records.database import (
+    claim_run_sync,
+    create_run_sync,
+    get_run_sync,
+    update_run_sync,
+)
 from engine.records.manifest import build_manifest
 from engine.run import Run, TrainingDiverged
 from engine.stop import StopRequest
@@ -105,6 +110,7 @@ class CentralizedTrainer:
                 prepared = self._prepare(path)
                 run = Run(
                     self.run_id,
+                    self._uid(),
                     self.run_name,
                     self.config,
                     prepared,
@@ -156,6 +162,13 @@ class CentralizedTrainer:
             pid=os.getpid(),
             pid_started_at=started_at(os.getpid()),
         )
+
+    def _uid(self) -> str:
+        """The identity of the run, which its snapshots and its bundle carry."""
+        assert self.run_id is not None
+        row = get_run_sync(Path(self.config.output.database), self.run_id)
+        assert row is not None
+        return str(row["run_uid"])
 
     def _record(self, path: Path, prepared: Prepared, run: Run) -> None:
         """What the run is made of: the manifest and the validation report."""
