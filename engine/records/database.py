@@ -8,16 +8,18 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from config import UserError
-from engine.process import is_alive
+from engine.records.liveness import host_name, is_running, this_host
 from engine.records.migrations import migrate
 
 BUSY_SECONDS = 30.0
+LIVE = ("preparing", "in_progress")  # a process has the run, or had it until it died
+STATUSES = ("queued", *LIVE, "completed", "stopped", "failed", "interrupted")
 RUN_COLUMNS = frozenset(
     (
         *("run_name", "run_description", "training_mode", "status", "created_at", "started_at"),
@@ -71,21 +73,33 @@ def claim_run_sync(path: Path, run_id: int, pid: int, pid_started_at: float | No
     with connect(path, check=True) as database:
         database.execute("BEGIN IMMEDIATE")
         row = database.execute(
-            "SELECT status, pid, pid_started_at FROM run WHERE run_id = ?", (run_id,)
+            "SELECT status, pid, pid_started_at, host, heartbeat_at FROM run WHERE run_id = ?",
+            (run_id,),
         ).fetchone()
         if row is None:
             raise UserError(f"there is no run {run_id} in {path}")
         if row["status"] == "completed":
             raise UserError(f"run {run_id} is completed; start a new run instead")
-        busy = row["status"] in ("preparing", "in_progress") and row["pid"] != pid
-        if busy and is_alive(row["pid"], row["pid_started_at"]):
-            raise UserError(f"run {run_id} is in the hands of process {row['pid']}; stop it first")
-        database.execute(
-            "UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
-            "error = NULL, completed_at = NULL WHERE run_id = ?",
-            (pid, pid_started_at, now(), run_id),
-        )
+        ours = row["pid"] == pid and row["host"] in (None, this_host())
+        if row["status"] in LIVE and not ours and is_running(row):
+            raise UserError(
+                f"run {run_id} is already being trained by process {row['pid']} on "
+                f"{host_name(row['host'])}; stop it first"
+            )
+        database.execute(*claim_run(run_id, pid, pid_started_at))
         database.execute("COMMIT")
+
+
+def claim_run(
+    run_id: int, pid: int, pid_started_at: float | None, states: Sequence[str] = STATUSES
+) -> tuple[str, tuple[Any, ...]]:
+    """Statement and values that take a run for a process of this host, if it is in `states`."""
+    return (
+        "UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, host = ?, "
+        "heartbeat_at = ?, error = NULL, completed_at = NULL "
+        f"WHERE run_id = ? AND status IN ({marks(states)})",
+        (pid, pid_started_at, this_host(), now(), run_id, *states),
+    )
 
 
 @contextlib.contextmanager
@@ -154,10 +168,11 @@ def readable_errors(path: Path) -> Iterator[None]:
 
 
 def insert_run(fields: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
-    """Statement and values for a new run."""
-    fields = {"created_at": now(), "run_uid": uuid.uuid4().hex, **_encoded(fields)}
-    marks = ", ".join("?" * len(fields))
-    return f"INSERT INTO run ({', '.join(fields)}) VALUES ({marks})", tuple(fields.values())
+    """Statement and values for a new run; with a pid it is a process's of this host at once."""
+    begun = {"host": this_host(), "heartbeat_at": now()} if fields.get("pid") is not None else {}
+    fields = {"created_at": now(), "run_uid": uuid.uuid4().hex, **begun, **_encoded(fields)}
+    names = ", ".join(fields)
+    return f"INSERT INTO run ({names}) VALUES ({marks(fields)})", tuple(fields.values())
 
 
 def update_run(run_id: int, fields: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]]:
@@ -182,3 +197,8 @@ def as_row(row: sqlite3.Row) -> Row:
         key: json.loads(row[key]) if key in JSON_COLUMNS and row[key] is not None else row[key]
         for key in row.keys()  # noqa: SIM118  a Row iterates over its values
     }
+
+
+def marks(values: Collection[object]) -> str:
+    """As many question marks as values, for a statement."""
+    return ", ".join("?" * len(values))

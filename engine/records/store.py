@@ -16,8 +16,10 @@ from engine.records.database import (
     BUSY_SECONDS,
     Row,
     as_row,
+    claim_run,
     connect,
     insert_run,
+    marks,
     now,
     pragmas,
     readable_errors,
@@ -97,11 +99,7 @@ class Store:
         self, run_id: int, pid: int, pid_started_at: float | None, states: tuple[str, ...]
     ) -> bool:
         """Take a run for a worker, if it is in one of `states`; only one of many succeeds."""
-        cursor = await self._db.execute(
-            f"UPDATE run SET status = 'preparing', pid = ?, pid_started_at = ?, heartbeat_at = ?, "
-            f"error = NULL, completed_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
-            (pid, pid_started_at, now(), run_id, *states),
-        )
+        cursor = await self._db.execute(*claim_run(run_id, pid, pid_started_at, states))
         return cursor.rowcount == 1
 
     async def get_run(self, run_id: int) -> Row | None:
@@ -121,7 +119,7 @@ class Store:
         A run without a best epoch yet has the figures of its last one. `name` is part of the run's
         name; `before` is the last run_id seen.
         """
-        of_status = f"status IN ({_marks(statuses)}) AND" if statuses else ""
+        of_status = f"status IN ({marks(statuses)}) AND" if statuses else ""
         return await self._rows(
             "WITH chosen AS (SELECT run_id, run_name, run_description, training_mode, status, "
             "created_at, started_at, completed_at, total_epochs_run, training_time, early_stopped, "
@@ -141,15 +139,15 @@ class Store:
         """The latest progress event of each of these runs that has one."""
         rows = await self._rows(
             "SELECT * FROM event WHERE event = 'training_progress' "
-            f"AND run_id IN ({_marks(run_ids)})",
+            f"AND run_id IN ({marks(run_ids)})",
             tuple(run_ids),
         )
         return {row["run_id"]: row for row in rows}
 
     async def live_runs(self) -> list[Row]:
-        """Runs that a process has, or had until it died."""
+        """Runs that a process has, or had until it died: `liveness.is_running` says which."""
         return await self._rows(
-            "SELECT run_id, status, pid, pid_started_at FROM run "
+            "SELECT run_id, status, pid, pid_started_at, host, heartbeat_at FROM run "
             "WHERE status IN ('preparing', 'in_progress') ORDER BY run_id"
         )
 
@@ -183,7 +181,7 @@ class Store:
         async with self.transaction():
             cursor = await self._db.execute(
                 "UPDATE run SET status = ?, completed_at = ?, error = ? "
-                f"WHERE run_id = ? AND (? IS NULL OR pid = ?) AND status IN ({_marks(states)})",
+                f"WHERE run_id = ? AND (? IS NULL OR pid = ?) AND status IN ({marks(states)})",
                 (status, now(), error, run_id, pid, pid, *states),
             )
             if cursor.rowcount == 1:
@@ -199,7 +197,7 @@ class Store:
         """Put an ended run back into the queue, if it is in one of `states`."""
         cursor = await self._db.execute(
             "UPDATE run SET status = 'queued', completed_at = NULL, error = NULL, pid = NULL, "
-            f"pid_started_at = NULL WHERE run_id = ? AND status IN ({_marks(states)})",
+            f"pid_started_at = NULL, host = NULL WHERE run_id = ? AND status IN ({marks(states)})",
             (run_id, *states),
         )
         return cursor.rowcount == 1
@@ -207,7 +205,7 @@ class Store:
     async def delete_run(self, run_id: int, states: Sequence[str]) -> bool:
         """The run with its metrics and events, if it is in one of `states`."""
         cursor = await self._db.execute(
-            f"DELETE FROM run WHERE run_id = ? AND status IN ({_marks(states)})", (run_id, *states)
+            f"DELETE FROM run WHERE run_id = ? AND status IN ({marks(states)})", (run_id, *states)
         )
         return cursor.rowcount == 1
 
@@ -235,9 +233,9 @@ class Store:
     async def put_metrics(self, run_id: int, values: Mapping[str, Any]) -> None:
         """The row of one epoch; a repeated epoch replaces its row."""
         names = ", ".join(METRIC_COLUMNS)
-        marks = ", ".join("?" * (1 + len(METRIC_COLUMNS)))
         await self._db.execute(
-            f"INSERT OR REPLACE INTO run_metrics (run_id, {names}) VALUES ({marks})",
+            f"INSERT OR REPLACE INTO run_metrics (run_id, {names}) "
+            f"VALUES (?, {marks(METRIC_COLUMNS)})",
             (run_id, *(values[name] for name in METRIC_COLUMNS)),
         )
 
@@ -308,7 +306,3 @@ class Store:
     async def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Row]:
         async with self._db.execute(query, values) as cursor:
             return [as_row(row) for row in await cursor.fetchall()]
-
-
-def _marks(values: Sequence[object]) -> str:
-    return ", ".join("?" * len(values))

@@ -9,6 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from engine.records.database import now
+from engine.records.liveness import HEARTBEAT_SECONDS
 from engine.records.store import Store
 from engine.stream.events import (
     EpochMetrics,
@@ -19,8 +20,6 @@ from engine.stream.events import (
     TrainingStarted,
     TrainingStopped,
 )
-
-HEARTBEAT_EVERY = 5.0  # seconds
 
 
 class DatabaseSink:
@@ -103,4 +102,4 @@ class DatabaseSink:
             if self._store is not None:
                 with contextlib.suppress(sqlite3.Error):
                     await self._store.update_run(run_id, heartbeat_at=now())
-            await asyncio.sleep(HEARTBEAT_EVERY)
+            await asyncio.sleep(HEARTBEAT_SECONDS)

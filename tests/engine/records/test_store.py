@@ -203,7 +203,7 @@ def test_one_of_many_gets_a_run_and_the_next_after_its_death(path: Path) -> None
         process.communicate(timeout=60)[0] for process in [start(CLAIM, path) for _ in range(4)]
     ]
     assert sum(text == "mine\n" for text in told) == 1
-    assert sum("in the hands of process" in text for text in told) == 3
+    assert sum("already being trained by process" in text for text in told) == 3
     claim_run_sync(path, 1, os.getpid(), started_at(os.getpid()))  # the winner has ended
     update_run_sync(path, 1, status="completed")
     with pytest.raises(UserError, match="completed"):

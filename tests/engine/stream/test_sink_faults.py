@@ -188,7 +188,7 @@ def test_a_damaged_database_leaves_the_files_and_a_warning(
 def test_the_heart_beats_while_nothing_happens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.stream.sinks.database.HEARTBEAT_EVERY", 0.02)
+    monkeypatch.setattr("engine.stream.sinks.database.HEARTBEAT_SECONDS", 0.02)
     path = tmp_path / "a.db"
     run_id = create_run_sync(path, run_name="a")
     beats = set()
