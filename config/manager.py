@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from config.errors import ConfigError
-from config.schema import RULES, SECTIONS, Config, build, require_known
+from config.rules import require_known
+from config.schema import RULES, SECTIONS, Config, build
 
 ENVIRONMENT_PREFIX = "PNEUMOSCOPE__"
 

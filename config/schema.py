@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError
+from config.rules import Rule, convert, require_known, show, shown
 
 AUTO = "auto"
-
-
-class Rule(NamedTuple):
-    """What a key accepts. `kind` is int, float, bool, str or ints (a list of them)."""
-
-    kind: str
-    meaning: str
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    pattern: str | None = None
-    above_low: bool = False  # the lower bound itself is not allowed
-
-    def allowed(self) -> str:
-        """The range in words, for help and for errors."""
-        if self.pattern is not None:
-            return self.meaning
-        names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-        names |= {"str": "text", "ints": "a list of whole numbers"}
-        words = [] if self.kind == "str" and self.choices else [names[self.kind]]
-        if self.low is not None and self.high is not None:
-            words[0] += f" {'above' if self.above_low else 'from'} {self.low:g} to {self.high:.10g}"
-        elif self.low is not None:
-            words[0] += f" {'above' if self.above_low else 'of at least'} {self.low:g}"
-        return " or ".join(words + [str(choice) for choice in self.choices])
+# torchvision's, which a test compares; named here so that a mistake is found without torch.
+BACKBONES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("wide_resnet50_2", "wide_resnet101_2"),
+)
 
 
 def _key(default: Any, kind: str, meaning: str, **limits: Any) -> Any:
@@ -115,7 +96,7 @@ class Experiment:
 class Model:
     """The network."""
 
-    backbone: str = _key("resnet50", "str", "a torchvision ResNet", pattern=r"\w+")
+    backbone: str = _key("resnet50", "str", "a torchvision ResNet", choices=BACKBONES)
     weights: str = _key("imagenet", "str", "imagenet, none, or the path of a checkpoint")
     head_sizes: tuple[int, ...] = _key((256, 64), "ints", "widths of the head's layers", low=1)
     freeze_epochs: int = _key(
@@ -130,10 +111,16 @@ class Data:
     image_size: int = _key(
         224, "int", "side of the square the images are resized to", low=32, high=2048
     )
-    positive_label: str = _key("PNEUMONIA", "str", "the class that recall speaks of")
-    filename_column: str = _key(AUTO, "str", "column of the file names; auto knows the usual")
-    label_column: str = _key(AUTO, "str", "column of the labels; auto knows the usual")
-    patient_column: str = _key(AUTO, "str", "column of the patient ids; auto knows the usual")
+    positive_label: str = _key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
+    filename_column: str = _key(
+        AUTO, "str", "column of the file names; auto finds the usual names", longest=100
+    )
+    label_column: str = _key(
+        AUTO, "str", "column of the labels; auto finds the usual names", longest=100
+    )
+    patient_column: str = _key(
+        AUTO, "str", "column of the patient ids; auto finds the usual names", longest=100
+    )
     unreadable: str = _key(
         "error", "str", "what an unreadable or missing image does", choices=("error", "skip")
     )
@@ -196,6 +183,15 @@ class Config:
             for name in SECTIONS
         }
 
+    def absolute(self) -> Config:
+        """With every path made absolute: a stored configuration means the same from any folder."""
+        folders = dataclasses.asdict(self.output)
+        output = Output(**{key: str(Path(path).absolute()) for key, path in folders.items()})
+        model = self.model
+        if model.weights not in ("imagenet", "none"):
+            model = dataclasses.replace(model, weights=str(Path(model.weights).absolute()))
+        return dataclasses.replace(self, model=model, output=output)
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:
         """The inverse of `to_dict`; missing keys get their defaults. Raises ConfigError."""
@@ -248,22 +244,6 @@ def describe() -> list[KeyDescription]:
     ]
 
 
-def show(value: Any) -> str:
-    """A value as YAML has it."""
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(show, value)) + "]"
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def require_known(name: str, known: list[str], kind: str, said: str) -> None:
-    """Raises ConfigError with the nearest name for one that is not known."""
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise ConfigError(f"{said}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
-
-
 def build(values: Mapping[str, tuple[Any, str]]) -> Config:
     """A Config from dotted keys to (value, where it was said). Raises ConfigError."""
     checked = {key: check(key, value, said) for key, (value, said) in values.items()}
@@ -286,53 +266,10 @@ def build(values: Mapping[str, tuple[Any, str]]) -> Config:
 def check(key: str, value: Any, said: str) -> Any:
     """The value as the schema has it. Raises ConfigError, naming key and place."""
     rule = RULES[key]
-    result = _convert(rule, value)
+    result = convert(rule, value)
     if result is None:
-        raise ConfigError(f"{said}: {key} is {_shown(value)}, but must be {rule.allowed()}")
+        allowed = rule.allowed()
+        if rule.kind == "str" and isinstance(value, str) and not value.isprintable():
+            allowed += ", without control characters"
+        raise ConfigError(f"{said}: {key} is {shown(value)}, but must be {allowed}")
     return result
-
-
-def _shown(value: Any) -> str:
-    """A refused value in quotes, however large it is, and even where it holds itself."""
-    try:
-        text = show(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits, say
-        return f"a {type(value).__name__} too large to show"
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _convert(rule: Rule, value: Any) -> Any:
-    """The value in its proper type, or None where the rule does not allow it."""
-    if isinstance(value, bool) and "on" in rule.choices:
-        return "on" if value else "off"  # YAML reads a bare on or off as a truth value
-    if rule.choices and isinstance(value, str) and value in rule.choices:
-        return value
-    if rule.kind == "bool":
-        return value if isinstance(value, bool) else None
-    if rule.kind == "str":
-        fits = isinstance(value, str) and value and not rule.choices
-        return value if fits and re.fullmatch(rule.pattern or ".*", value) else None
-    if rule.kind == "ints":
-        fits = isinstance(value, list | tuple) and all(_number(rule, v, int) for v in value)
-        return tuple(value) if fits else None
-    return _number(rule, value, int if rule.kind == "int" else float)
-
-
-def _number(rule: Rule, value: Any, kind: type[int] | type[float]) -> int | float | None:
-    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        if not math.isfinite(value):
-            return None
-    except OverflowError:  # an integer beyond every float
-        return None
-    if kind is int and value != int(value):
-        return None
-    too_low = rule.low is not None and (value < rule.low or (rule.above_low and value == rule.low))
-    too_high = rule.high is not None and value > rule.high
-    return None if too_low or too_high else kind(value)

@@ -13,7 +13,8 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from config import Config, ConfigError
-from config.schema import RULES, SECTIONS, check, require_known
+from config.rules import require_known
+from config.schema import RULES, SECTIONS, check
 from engine.records.store import Store
 from server.errors import ApiError
 from server.settings import Settings

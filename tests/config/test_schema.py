@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import Config, ConfigError, ConfigManager
-from config.schema import DEFAULTS, RULES, Rule
+from config.rules import Rule
+from config.schema import DEFAULTS, RULES
 
 NUMBERS = [key for key, rule in RULES.items() if rule.kind in ("int", "float")]
 
@@ -79,8 +81,55 @@ def test_a_head_has_whole_widths(sizes: Any) -> None:
     assert "model.head_sizes" in refused("model.head_sizes", sizes)
 
 
+@pytest.mark.parametrize("sizes", [[256.0, 64], ["256", "64"], (256, 64)])
+def test_widths_of_the_head_become_whole_numbers(sizes: Any) -> None:
+    found = load("model.head_sizes", sizes)
+    assert found == (256, 64)
+    assert [type(size) for size in found] == [int, int]
+
+
 def test_a_refused_value_is_shown_briefly() -> None:
     assert len(refused("model.head_sizes", ["x" * 100_000])) < 300
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'x+'\.\.\. \(100000 characters\)"
+    ) as caught:
+        ConfigManager.load(overrides={"x" * 100_000: 1}, environ={})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.positive_label", "x" * 101),
+        ("data.positive_label", "two\nlines"),
+        ("data.positive_label", "\x1b[31m"),
+        ("output.database", "a\0b"),
+        ("output.log_dir", "\udcff"),  # a byte of a path that is not UTF-8
+        ("output.log_dir", "x" * 5000),
+    ],
+)
+def test_a_text_is_printable_and_of_bounded_length(key: str, value: str) -> None:
+    message = refused(key, value)
+    assert key in message
+    assert message.isprintable()
+
+
+def test_backbones_are_the_resnets_of_torchvision() -> None:
+    from torchvision.models import list_models
+
+    names = [name for name in list_models() if isinstance(name, str)]
+    known = [n for n in names if n.startswith(("resnet", "resnext", "wide_resnet"))]
+    assert set(RULES["model.backbone"].choices) == set(known)
+    assert "wide_resnet50_2" in refused("model.backbone", "densenet121")
+
+
+def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ConfigManager.load(overrides={"model.weights": "w.pt"}, environ={}).absolute()
+    assert config.output.database == str(tmp_path / "output" / "pneumoscope.db")
+    assert config.model.weights == str(tmp_path / "w.pt")
+    assert config.absolute() == config
+    assert Config().absolute().model.weights == "imagenet"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +162,7 @@ def test_any_allowed_configuration_survives_storing(data: st.DataObject) -> None
             overrides[key] = data.draw(st.booleans())
         elif not rule.choices and not rule.pattern:
             letters = st.characters(exclude_categories=["C", "Z"], exclude_characters="'\"")
-            overrides[key] = data.draw(st.text(letters, min_size=1))
+            overrides[key] = data.draw(st.text(letters, min_size=1, max_size=40))
     config = ConfigManager.load(overrides=overrides, environ={})
     assert Config.from_dict(config.to_dict()) == config
     for key, value in overrides.items():
