@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError
