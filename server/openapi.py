@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from config import Config
-from config.schema import RULES, Rule
+from config.rules import Rule
+from config.schema import RULES
 from engine.records.store import METRIC_COLUMNS
 from server.parsing import (
     DESCRIPTION_LENGTH,
