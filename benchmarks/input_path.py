@@ -44,7 +44,9 @@ def main() -> int:
         source = open_source(folder, Data())
         for turn in range(given.rounds + 1):
             began = time.perf_counter()
-            images, _ = open_cache(source, given.image_size, Path(name) / f"c{turn}", 10, 1)
+            images = open_cache(
+                source, given.image_size, Path(name) / f"c{turn}", 10, workers=1
+            ).images
             prepared = time.perf_counter()
             batches_of(images)
             batched = time.perf_counter()

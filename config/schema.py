@@ -126,6 +126,9 @@ class Data:
     max_unpacked_gb: float = _key(
         50.0, "float", "largest unpacked size of a ZIP", low=0, above_low=True
     )
+    decode_memory_gb: float = _key(
+        0.25, "float", "memory that decoding threads share", low=0.01, high=10_000
+    )
     cache_max_gb: float = _key(50.0, "float", "largest decode cache", low=0, above_low=True)
     residency: str = _key(
         AUTO, "str", "where the decoded images are kept", choices=(AUTO, "host", "device")

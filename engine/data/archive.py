@@ -47,34 +47,40 @@ class Reader:
     def __init__(self, path: Path, members: dict[str, str]) -> None:
         self._path, self._members = path, members
         self._zip: zipfile.ZipFile | None = None
+        self._zip_stamp: tuple[int, ...] = ()
 
     def read(self, name: str) -> bytes:
         """The bytes of one file. Raises UnreadableFile."""
         try:
             if self._path.is_dir():
                 return (self._path / self._members[name]).read_bytes()
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self._path)
-            return self._zip.read(self._members[name])
+            return self._open_zip().read(self._members[name])
         # NotImplementedError is zipfile's word for a compression it does not know.
         except (*GONE, EOFError, zlib.error, NotImplementedError) as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
-    def state(self, name: str) -> tuple[int, int]:
-        """What changes when the file does, without reading it: (size, time or checksum).
+    def state(self, name: str) -> tuple[int, ...]:
+        """What changes when the file does, without reading it; the size in bytes comes first.
 
-        Zeros for one that has gone since it was listed: `read` says so.
+        Its times and inode, of a ZIP those of the ZIP: nobody can set the time of change (ctime),
+        so a file that was replaced by one of equal size and time is noticed. Zeros for one that has
+        gone since it was listed: `read` says so.
         """
         try:
             if self._path.is_dir():
-                found = (self._path / self._members[name]).stat()
-                return found.st_size, found.st_mtime_ns
-            if self._zip is None:
-                self._zip = zipfile.ZipFile(self._path)
-            member = self._zip.getinfo(self._members[name])
-            return member.file_size, member.CRC
+                return _stamp(self._path / self._members[name])
+            member = self._open_zip().getinfo(self._members[name])
+            return member.file_size, member.CRC, *self._zip_stamp
         except GONE:
-            return 0, 0
+            return (0,)
+
+    def _open_zip(self) -> zipfile.ZipFile:
+        if self._zip is None:
+            self._zip_stamp = _stamp(
+                self._path
+            )  # before it is opened: never newer than what is read
+            self._zip = zipfile.ZipFile(self._path)
+        return self._zip
 
     def close(self) -> None:
         """Close the ZIP, if it was opened."""
@@ -99,6 +105,11 @@ class Reader:
     def __setstate__(self, state: tuple[Path, dict[str, str]]) -> None:
         self._path, self._members = state
         self._zip = None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def list_files(path: Path, max_unpacked: float) -> dict[str, str]:

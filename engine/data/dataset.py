@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from engine.data.cache import CachedImages
+
 HANDING_OVER = 0.002  # seconds in which a worker's batch comes through shared memory
 
 
@@ -26,11 +28,15 @@ class ImageDataset(Dataset[Batch]):
     """The images at `indices`; hands out whole batches.
 
     `labels` [N] and `rows` [N] are of all records; a row is the image's place in `images`
-    [M, S, S] uint8.
+    [M, S, S] uint8. Pickled, it takes the path of the cached images along, not their pixels.
     """
 
     def __init__(
-        self, images: np.ndarray, rows: np.ndarray, labels: np.ndarray, indices: np.ndarray
+        self,
+        images: np.ndarray | CachedImages,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        indices: np.ndarray,
     ) -> None:
         self._images, self._rows, self._labels, self._indices = images, rows, labels, indices
 
@@ -44,7 +50,7 @@ class ImageDataset(Dataset[Batch]):
         """One contiguous batch with one indexing operation, no Python per image."""
         index = self._indices[positions]
         return Batch(
-            torch.from_numpy(np.asarray(self._images[self._rows[index]]))[:, None],
+            torch.from_numpy(self._images[self._rows[index]])[:, None],
             torch.from_numpy(self._labels[index]),
             torch.from_numpy(index),
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 from config import Config
 from engine.data.audit import build_report
-from engine.data.cache import Progress, Scan, open_cache
+from engine.data.cache import CachedImages, Progress, Scan, open_cache
 from engine.data.source import DatasetError, Source, open_source
 from engine.data.split import Split, split_records
 
@@ -22,7 +22,7 @@ from engine.data.split import Split, split_records
 class Prepared:
     """A data set, ready to be trained on; every index is a place in `labels`."""
 
-    images: np.ndarray  # uint8 [M, S, S], a memory map of the decode cache
+    images: CachedImages  # uint8 [M, S, S], in the decode cache
     rows: np.ndarray  # int64 [N], the row of each image in `images`
     labels: np.ndarray  # int64 [N], 1 is the positive class
     names: list[str]
@@ -38,8 +38,15 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     """Open, decode, split and report. Raises UserError with everything that is wrong."""
     data, system = config.data, config.system
     source = open_source(dataset_path, data)
-    cache = Path(config.output.cache_dir)
-    images, scans = open_cache(source, data.image_size, cache, data.cache_max_gb, progress=progress)
+    opened = open_cache(
+        source,
+        data.image_size,
+        Path(config.output.cache_dir),
+        data.cache_max_gb,
+        data.decode_memory_gb,
+        progress=progress,
+    )
+    scans = opened.scans
     unreadable = {
         record.name: scan.error
         for record, scan in zip(source.records, scans, strict=True)
@@ -69,11 +76,11 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         system.seed,
     )
     report = build_report(source, scans, split, unreadable)
-    warnings = [*source.warnings, *_warnings_of(report)]
+    warnings = [*source.warnings, *opened.warnings, *_warnings_of(report)]
     report["warnings"] = [message for _, message in warnings]
     report["fingerprint"] = _fingerprint(source, scans, split)
     return Prepared(
-        images=images,
+        images=opened.images,
         rows=rows,
         labels=labels,
         names=[record.name for record in source.records],

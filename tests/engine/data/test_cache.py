@@ -10,6 +10,7 @@ import textwrap
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from PIL import Image
 
 from config import UserError
 from config.schema import Data
-from engine.data import cache, decode
-from engine.data.cache import open_cache
+from engine.data import decode
+from engine.data.cache import Scan, open_cache, room
 from engine.data.phantoms import write_demo_dataset
 from engine.data.source import Source, open_source
 
@@ -36,12 +37,27 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     original = decode.decode
 
-    def counting(data: bytes, name: str, at_least: int | None = None) -> decode.Decoded:
+    def counting(data: bytes, name: str, **options: Any) -> decode.Decoded:
         names.append(name)
-        return original(data, name, at_least)
+        return original(data, name, **options)
 
-    monkeypatch.setattr(cache.decode, "decode", counting)
+    monkeypatch.setattr(decode, "decode", counting)
     return names
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The images of `source`, unpacked."""
+    path = write_demo_dataset(tmp_path / "to_unpack.zip", 30, 20, size=40)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "folder")
+    return tmp_path / "folder"
+
+
+def opened(source: Source, cache: Path, size: int = 32) -> tuple[np.ndarray, list[Scan]]:
+    found = open_cache(source, size, cache, 1)
+    assert not found.warnings
+    return found.images[:], found.scans
 
 
 def entries(folder: Path) -> list[Path]:
@@ -49,7 +65,7 @@ def entries(folder: Path) -> list[Path]:
 
 
 def test_every_image_is_what_decode_and_resize_give(source: Source, tmp_path: Path) -> None:
-    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    images, scans = opened(source, tmp_path / "cache")
     assert images.shape == (30, 32, 32)
     for row, record in enumerate(source.records):
         image = decode.decode(source.read(record.name), record.name)
@@ -58,54 +74,48 @@ def test_every_image_is_what_decode_and_resize_give(source: Source, tmp_path: Pa
 
 
 def test_a_second_start_decodes_nothing(source: Source, tmp_path: Path, decoded: list[str]) -> None:
-    first, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    first, scans = opened(source, tmp_path / "cache")
     assert len(decoded) == 30
-    again, scans_again = open_cache(source, 32, tmp_path / "cache", 1)
+    again, scans_again = opened(source, tmp_path / "cache")
     assert len(decoded) == 30
     np.testing.assert_array_equal(first, again)
     assert scans == scans_again
 
 
-def test_only_new_and_changed_images_are_decoded(tmp_path: Path, decoded: list[str]) -> None:
-    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
-    folder = tmp_path / "folder"
-    with zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
-    open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+def test_only_new_and_changed_images_are_decoded(
+    folder: Path, tmp_path: Path, decoded: list[str]
+) -> None:
+    opened(open_source(folder, Data()), tmp_path / "cache")
     decoded.clear()
     Image.fromarray(np.full((40, 40), 77, np.uint8)).save(folder / "images/phantom_0003.png")
     os.utime(folder / "images/phantom_0004.png")  # touched, and the same
-    images, _ = open_cache(open_source(folder, Data()), 32, tmp_path / "cache", 1)
+    images, _ = opened(open_source(folder, Data()), tmp_path / "cache")
     assert decoded == ["images/phantom_0003.png"]
     assert (images[3] == 77).all()
 
 
 def test_a_moved_data_set_is_found_again(tmp_path: Path, decoded: list[str]) -> None:
     path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
-    open_cache(open_source(path, Data()), 32, tmp_path / "cache", 1)
+    opened(open_source(path, Data()), tmp_path / "cache")
     moved = path.rename(tmp_path / "elsewhere.zip")
-    open_cache(open_source(moved, Data()), 32, tmp_path / "cache", 1)
+    opened(open_source(moved, Data()), tmp_path / "cache")
     assert len(decoded) == 30
 
 
 def test_unreadable_images_have_a_reason_and_are_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
-    folder = tmp_path / "folder"
-    with zipfile.ZipFile(path) as archive:
-        archive.extractall(folder)
     (folder / "images/phantom_0005.png").write_bytes(b"rubbish")
     source = open_source(folder, Data())
-    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    images, scans = opened(source, tmp_path / "cache")
     assert [row for row, scan in enumerate(scans) if scan.error] == [5]
     assert not images[5].any()
     monkeypatch.setattr(  # as if what it needs had been installed meanwhile
-        cache.decode,
+        decode,
         "decode",
         lambda *_, **__: decode.Decoded(np.full((9, 9), 7, np.uint8), "L", 9, 9),
     )
-    images, scans = open_cache(source, 32, tmp_path / "cache", 1)
+    images, scans = opened(source, tmp_path / "cache")
     assert [scan.error for scan in scans] == [None] * 30
     assert (images[5] == 7).all()
     assert images[4].std() > 5  # the others are as they were
@@ -122,7 +132,7 @@ def test_equal_pixels_in_different_files_have_one_hash(tmp_path: Path) -> None:
             )
             archive.writestr(f"images/{name}", file.getvalue())
         archive.writestr("metadata.csv", "filename,label\na.png,1\nb.bmp,0\nc.png,1\nd.png,0\n")
-    _, scans = open_cache(open_source(path, Data()), 32, tmp_path / "cache", 1)
+    _, scans = opened(open_source(path, Data()), tmp_path / "cache")
     assert scans[0].pixels == scans[1].pixels == scans[2].pixels != scans[3].pixels
     assert scans[0].content == scans[2].content != scans[1].content
 
@@ -131,7 +141,8 @@ PREPARE = """
 import sys
 from pathlib import Path
 from config.schema import Data
-from engine.data import cache, decode
+from engine.data import decode
+from engine.data.cache import fill, open_cache
 from engine.data.source import open_source
 
 slowly = float(sys.argv[3])
@@ -141,10 +152,10 @@ def slow(*arguments, **options):
     time.sleep(slowly)
     return original(*arguments, **options)
 decode.decode = slow
-cache.FLUSH_EVERY = 0.05
+fill.FLUSH_EVERY = 0.05
 source = open_source(sys.argv[1], Data())
-images, scans = cache.open_cache(source, 32, Path(sys.argv[2]), 1, workers=1)
-print(int(images.sum()), len(scans))
+found = open_cache(source, 32, Path(sys.argv[2]), 1, workers=1)
+print(int(found.images[:].sum()), len(found.scans), found.warnings)
 """
 
 
@@ -171,10 +182,10 @@ def test_a_killed_preparation_is_taken_up(tmp_path: Path, decoded: list[str]) ->
     process.communicate()
     assert entries(folder)[0].suffix == ".partial"
     source = open_source(path, Data())
-    images, scans = open_cache(source, 32, folder, 1)
+    images, scans = opened(source, folder)
     assert 0 < len(decoded) <= 55
     assert [entry.suffix for entry in entries(folder)] == [""]
-    fresh, fresh_scans = open_cache(source, 32, tmp_path / "other", 1)
+    fresh, fresh_scans = opened(source, tmp_path / "other")
     np.testing.assert_array_equal(images, fresh)
     assert scans == fresh_scans
 
@@ -193,12 +204,12 @@ def test_two_at_once_prepare_once(tmp_path: Path) -> None:
 def test_the_least_recently_used_goes_first(tmp_path: Path, source: Source) -> None:
     folder = tmp_path / "cache"
     for size in (32, 40, 48):
-        open_cache(source, size, folder, 1)
+        opened(source, folder, size)
         time.sleep(0.02)
-    open_cache(source, 32, folder, 1)  # used again
+    opened(source, folder)  # used again
     largest = 30 * 64 * 64
-    room = sum(cache._bytes(entry) for entry in entries(folder)) + largest - 1
-    open_cache(source, 64, folder, room / 1e9)
+    limit = sum(room.disk_usage(entry) for entry in entries(folder)) + largest - 1
+    open_cache(source, 64, folder, limit / 1e9)
     sizes = {int(entry.name.partition("px")[0]) for entry in entries(folder)}
     assert sizes == {32, 48, 64}
 
@@ -208,10 +219,10 @@ def test_no_room_is_an_error_before_any_work(
 ) -> None:
     with pytest.raises(UserError, match=r"data\.cache_max_gb"):
         open_cache(source, 32, tmp_path / "cache", 1e-6)
-    usage = cache.shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: usage)
+    usage = room.shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UserError, match="are free"):
-        open_cache(source, 32, tmp_path / "cache", 1)
+        opened(source, tmp_path / "cache")
     assert not decoded
 
 
@@ -248,7 +259,8 @@ def test_it_works_where_no_main_guard_is(tmp_path: Path) -> None:
     script.write_text(
         "from engine.data.cache import open_cache\nfrom engine.data.source import open_source\n"
         "from config.schema import Data\nfrom pathlib import Path\n"
-        f"print(open_cache(open_source({str(path)!r}, Data()), 32, Path('cache'), 1)[0].shape)\n"
+        f"source = open_source({str(path)!r}, Data())\n"
+        "print(open_cache(source, 32, Path('cache'), 1).images.shape)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
