@@ -10,16 +10,18 @@ import sys
 from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from config import ConfigManager, UserError
 from engine.train import set_values
 from server.app import create_app
 from server.demo import queue_demo
-from server.protocols import HttpProtocol, SocketProtocol
+from server.protocols import SPARE, Connections
 from server.settings import TOKEN_VARIABLE, Settings, read_token
 
 CONNECTIONS = 4096  # sockets included
 SHUTDOWN_SECONDS = 5
+PING_SECONDS = 20.0  # between pings, and for the answer to one
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -147,15 +149,20 @@ def listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def uvicorn_config(app: object, log_level: str) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, log_level: str, connections: int = CONNECTIONS) -> uvicorn.Config:
     """uvicorn with our limits; no compression: it costs more memory a socket than all the rest."""
+    watched = Connections(app, connections + SPARE)
     return uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=HttpProtocol,
-        ws=SocketProtocol,
+        watched,
+        loop="asyncio",
+        interface="asgi3",
+        http=watched.protocol_class(),
+        ws="websockets-sansio",
         ws_max_size=1024,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
         ws_per_message_deflate=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=connections,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
         proxy_headers=False,

@@ -28,7 +28,7 @@ class Subscriber:
 
     __slots__ = ("_on_slow", "_queue", "slow")
 
-    def __init__(self, on_slow: Callable[[], None]) -> None:
+    def __init__(self, on_slow: Callable[[], object]) -> None:
         self._queue: asyncio.Queue[Message] = asyncio.Queue(WAITING)
         self._on_slow = on_slow
         self.slow = False
@@ -77,7 +77,7 @@ class Hub:
                 await asyncio.sleep(1)
             await asyncio.sleep(POLL_SECONDS)
 
-    def subscribe(self, run_id: int | None, on_slow: Callable[[], None]) -> Subscriber:
+    def subscribe(self, run_id: int | None, on_slow: Callable[[], object]) -> Subscriber:
         """Events of one run, or of ALL_RUNS, from now on."""
         subscriber = Subscriber(on_slow)
         self._subscribers[run_id].add(subscriber)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -10,9 +11,11 @@ from server.errors import ApiError
 from server.hub import Hub, Subscriber, encode
 from server.parsing import MAX_ID, get_run, number_of
 
-NOT_UNDERSTOOD = 1003
-SLOW = 4008
+NOT_UNDERSTOOD = (1003, "this stream takes no messages")
+SLOW = (4008, "too slow; connect again with ?after=")
 BATCH = 500  # events read from the log at once
+SEND_SECONDS = 10.0  # between two looks at whether the same send still waits for the peer
+CLOSE_SECONDS = 20.0  # that a slow peer has to read what waits for it, and the close behind it
 
 
 async def stream(socket: WebSocket) -> None:
@@ -31,54 +34,79 @@ async def stream(socket: WebSocket) -> None:
     state.hub.sockets += 1
     try:
         await socket.accept()
-        sending = asyncio.create_task(_send(socket, run_id, after))
-        try:
-            await _until_gone(socket)
-        finally:
-            sending.cancel()
-            await asyncio.wait({sending})
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # the other side left, or was dropped: both are an end
+        close = await Stream(socket, run_id).run(after)
+        async with asyncio.timeout(CLOSE_SECONDS):
+            if close is not None:
+                await socket.close(*close)
+    except (WebSocketDisconnect, RuntimeError, TimeoutError):
+        pass  # the other side left, or reads nothing: the server ends the connection
     finally:
         state.hub.sockets -= 1
 
 
-async def _until_gone(socket: WebSocket) -> None:
-    """Wait for the close; any frame is one too many, and closes with 1003."""
-    message = await socket.receive()
-    if message["type"] == "websocket.receive":
-        await socket.close(NOT_UNDERSTOOD, "this stream takes no messages")
+class Stream:
+    """One accepted socket."""
 
+    def __init__(self, socket: WebSocket, run_id: int | None) -> None:
+        """`run_id`: None for all runs."""
+        self._socket, self._run_id = socket, run_id
+        self._hub: Hub = socket.state.hub
+        self._started = self._finished = 0  # sends
 
-async def _send(socket: WebSocket, run_id: int | None, after: int | None) -> None:
-    hub: Hub = socket.state.hub
-    subscriber: Subscriber | None = None
-    try:
-        sent = hub.last_id if after is None else await _replay(socket, run_id, after)
-        subscriber = hub.subscribe(run_id, lambda: _drop(socket))
-        # What was written between the last look at the log and the subscription.
-        sent = await _replay(socket, run_id, sent)
-        while True:
-            event_id, text = await subscriber.get()
-            if event_id > sent:
-                await socket.send_text(text)
-    except (WebSocketDisconnect, RuntimeError):
-        pass  # a send after the close: `_until_gone` has seen it
-    finally:
-        if subscriber is not None:
-            hub.unsubscribe(run_id, subscriber)
+    async def run(self, after: int | None) -> tuple[int, str] | None:
+        """Send until either side ends; the code and reason to close with, None: the peer left."""
+        reading = asyncio.create_task(self._socket.receive())
+        sending = asyncio.create_task(self._send(after))
+        stuck = 0  # the send that was waiting at the last look
+        try:
+            while not sending.done() and not reading.done():
+                await asyncio.wait(
+                    {reading, sending}, timeout=SEND_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+                waiting = self._started if self._started != self._finished else 0
+                if waiting and waiting == stuck:
+                    break
+                stuck = waiting
+            if reading.done():  # any frame is one too many
+                return NOT_UNDERSTOOD if reading.result()["type"] == "websocket.receive" else None
+            if sending.done() and not sending.cancelled():
+                return sending.result()
+            self._hub.dropped += 1
+            return SLOW
+        finally:
+            reading.cancel()
+            sending.cancel()
+            await asyncio.wait({reading, sending})
 
+    async def _send(self, after: int | None) -> None:
+        """Send until the peer has left; cancelled by the hub where its queue is full."""
+        task = asyncio.current_task()
+        assert task is not None
+        subscriber: Subscriber | None = None
+        with contextlib.suppress(WebSocketDisconnect, RuntimeError):  # a send after the close
+            try:
+                sent = self._hub.last_id if after is None else await self._replay(after)
+                subscriber = self._hub.subscribe(self._run_id, task.cancel)
+                # What was written between the last look at the log and the subscription.
+                sent = await self._replay(sent)
+                while True:
+                    event_id, text = await subscriber.get()
+                    if event_id > sent:
+                        await self._send_text(text)
+            finally:
+                if subscriber is not None:
+                    self._hub.unsubscribe(self._run_id, subscriber)
 
-def _drop(socket: WebSocket) -> None:
-    """Its own sending may hang for ever, so the protocol is told; `_until_gone` sees the end."""
-    socket.state.hub.dropped += 1
-    socket.scope["extensions"]["drop"](SLOW, "too slow; come again with ?after=")
+    async def _replay(self, after: int) -> int:
+        """Send what the log holds after an id; the id of the last event sent."""
+        store = self._socket.state.store
+        while rows := await store.events_after(after, self._run_id, BATCH):
+            for row in rows:
+                await self._send_text(encode(row))
+            after = rows[-1]["event_id"]
+        return after
 
-
-async def _replay(socket: WebSocket, run_id: int | None, after: int) -> int:
-    """Send what the log holds after an id; the id of the last event sent."""
-    while rows := await socket.state.store.events_after(after, run_id, BATCH):
-        for row in rows:
-            await socket.send_text(encode(row))
-        after = rows[-1]["event_id"]
-    return after
+    async def _send_text(self, text: str) -> None:
+        self._started += 1
+        await self._socket.send_text(text)
+        self._finished = self._started
