@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import stat
 import unicodedata
 import zipfile
 import zlib
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import TracebackType
 
-from config import UserError
+from engine.data.names import is_ignored, is_safe, shown, unwrap
+from engine.data.problems import DatasetError, Problems, UnreadableFile
+from engine.data.zipped import list_zip, read_member
 
-LOCAL_HEADER = 30  # bytes before a member's name and content
-MAX_MEMBER = 2 << 30  # bytes of one file, unpacked: it is held in memory
-IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini")
-DEVICES = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
-SHOWN = 50  # problems in a message; `problems` has them all
+__all__ = ["DatasetError", "Reader", "UnreadableFile", "list_files"]
 
-
-class DatasetError(UserError):
-    """What is wrong with a data set; `problems` lists everything that was found."""
-
-    def __init__(self, summary: str, problems: list[str] | None = None) -> None:
-        self.problems = problems if problems is not None else [summary]
-        lines = [summary]
-        if problems is not None:
-            lines += [f"  {problem}" for problem in problems[:SHOWN]]
-            if len(problems) > SHOWN:
-                lines.append(f"  and {len(problems) - SHOWN} more")
-        super().__init__("\n".join(lines))
-
-
-class UnreadableFile(OSError):
-    """One file of the data set cannot be read; the message says why."""
-
-
+MAX_FILE = 512 << 20  # bytes of one file, unpacked: it is held in memory
+SPECIAL = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
 GONE = (OSError, KeyError, zipfile.BadZipFile)  # also where a ZIP was replaced by another
 
 
@@ -49,14 +35,16 @@ class Reader:
         self._zip: zipfile.ZipFile | None = None
         self._zip_stamp: tuple[int, ...] = ()
 
-    def read(self, name: str) -> bytes:
-        """The bytes of one file. Raises UnreadableFile."""
+    def read(self, name: str, limit: int = MAX_FILE) -> bytes:
+        """The bytes of one file, of at most `limit` bytes. Raises UnreadableFile."""
         try:
             if self._path.is_dir():
-                return (self._path / self._members[name]).read_bytes()
-            return self._open_zip().read(self._members[name])
-        # NotImplementedError is zipfile's word for a compression it does not know.
-        except (*GONE, EOFError, zlib.error, NotImplementedError) as error:
+                return _read_file(self._path / self._members[name], limit)
+            return read_member(self._open_zip(), self._members[name], limit)
+        except UnreadableFile:
+            raise
+        # zipfile raises RuntimeError for a member that is encrypted or compressed in another way.
+        except (*GONE, EOFError, zlib.error, RuntimeError) as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
     def state(self, name: str) -> tuple[int, ...]:
@@ -117,114 +105,73 @@ def list_files(path: Path, max_unpacked: float) -> dict[str, str]:
 
     `max_unpacked` in bytes. Raises DatasetError for what is missing, broken or hostile.
     """
-    if not path.exists():
-        raise DatasetError(f"{path}: there is no such file or folder")
-    if path.is_dir():
-        stored = {_normal(name): name for name in _walk(path)}
-    elif zipfile.is_zipfile(path):
-        stored = _list_zip(path, max_unpacked)
+    if not is_safe(str(path)):
+        why = "this path has control characters or is not valid UTF-8; rename it"
+        raise DatasetError(f"{shown(str(path))}: {why}")
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{path}: there is no such file or folder ({reason})") from None
+    if stat.S_ISDIR(mode):
+        stored = {name: name for name in _walk(path)}
+    elif stat.S_ISREG(mode) and zipfile.is_zipfile(path):
+        stored = list_zip(path, max_unpacked)
     else:
         raise DatasetError(f"{path}: this is neither a folder nor a ZIP; give one of the two")
-    kept = {name: where for name, where in stored.items() if not _is_ignored(name)}
-    return _unwrap(kept)
+    # macOS stores decomposed names.
+    return unwrap(
+        {
+            unicodedata.normalize("NFC", name): where
+            for name, where in stored.items()
+            if not is_ignored(name)
+        }
+    )
 
 
 def _walk(folder: Path) -> list[str]:
     """Every file below, links followed (the person's own), each folder once."""
     found: list[str] = []
     seen: set[str] = set()
-    for where, below, files in os.walk(folder, followlinks=True):
+    problems = Problems()
+
+    def cannot_be_listed(error: OSError) -> None:
+        problems.add("folder", f"{shown(str(error.filename))}: {error.strerror}")
+
+    for where, below, files in os.walk(folder, onerror=cannot_be_listed, followlinks=True):
         real = os.path.realpath(where)
         if real in seen:
             below.clear()  # a link that leads in a circle
             continue
         seen.add(real)
-        found += [(Path(where) / name).relative_to(folder).as_posix() for name in files]
+        for file in files:
+            name = (Path(where) / file).relative_to(folder).as_posix()
+            if is_safe(name):
+                found.append(name)
+            elif not is_ignored(name):
+                why = "its name has control characters or is not valid UTF-8; rename it"
+                problems.add("name", f"{shown(name)}: {why}")
+    if problems.count:
+        raise DatasetError(f"{folder}: there are files that cannot be used:", problems)
     return sorted(found)
 
 
-def _list_zip(path: Path, max_unpacked: float) -> dict[str, str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, NotImplementedError) as error:
-        raise DatasetError(f"{path}: the ZIP is damaged ({error}); make it again") from error
-    problems = [f"{member.filename!r}: {why}" for member in members if (why := _refusal(member))]
-    counts = Counter(member.filename for member in members)
-    problems += [f"{name!r}: {n} members have this name" for name, n in counts.items() if n > 1]
-    problems += [
-        f"{name!r}: it shares its bytes with another member" for name in _overlaps(members)
-    ]
-    if problems:
-        raise DatasetError(f"{path}: the ZIP has members that are not accepted:", problems)
-    total = sum(member.file_size for member in members)
-    if total > max_unpacked:
-        raise DatasetError(
-            f"{path}: unpacked it would have {total / 1e9:.1f} GB, and data.max_unpacked_gb allows "
-            f"{max_unpacked / 1e9:g}; raise it if you trust the file"
-        )
-    return {_normal(_utf8_name(member)): member.filename for member in members}
+def _read_file(path: Path, limit: int) -> bytes:
+    """A regular file's bytes; does not wait for a pipe. Raises OSError."""
+    _require_regular(path.stat().st_mode)  # before it is opened: opening can change a device
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(file, "rb") as opened:
+        found = os.fstat(file)
+        _require_regular(found.st_mode)
+        if found.st_size > limit:
+            raise UnreadableFile(
+                f"it has {found.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are "
+                "read of one file"
+            )
+        return opened.read(found.st_size)
 
 
-def _refusal(member: zipfile.ZipInfo) -> str | None:
-    """Why a member is not accepted; None where it is."""
-    name = member.filename
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or name[1:2] == ":":
-        return "it has an absolute path"
-    if ".." in parts:
-        return "its path leads out of the ZIP"
-    if any(part.split(".")[0].rstrip().lower() in DEVICES for part in parts):
-        return "it has the name of a device"
-    if stat.S_ISLNK(member.external_attr >> 16):
-        return "it is a symbolic link"
-    if member.flag_bits & 0x1:
-        return "it is encrypted; make the ZIP without a password"
-    if member.file_size > MAX_MEMBER:
-        return f"it would unpack to {member.file_size / 1e9:.1f} GB"
-    return None
-
-
-def _overlaps(members: list[zipfile.ZipInfo]) -> list[str]:
-    """Members that begin before the one before them has ended: so bombs come out of few bytes."""
-    placed = sorted(members, key=lambda member: member.header_offset)
-    return [
-        later.filename
-        for one, later in itertools.pairwise(placed)
-        if later.header_offset < one.header_offset + LOCAL_HEADER + one.compress_size
-    ]
-
-
-def _utf8_name(member: zipfile.ZipInfo) -> str:
-    """Many tools write UTF-8 without the flag that says so."""
-    if not member.flag_bits & 0x800:
-        try:
-            return member.filename.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            pass
-    return member.filename
-
-
-def _normal(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # macOS stores decomposed names
-
-
-def _is_ignored(name: str) -> bool:
-    return any(part in IGNORED or part.startswith(".") for part in PurePosixPath(name).parts)
-
-
-def _unwrap(names: dict[str, str]) -> dict[str, str]:
-    """Drop a single folder around everything, unless its name means something."""
-    while names:
-        tops = {name.partition("/")[0] for name in names}
-        only = next(iter(tops))
-        if len(tops) > 1 or only in names or not _is_wrapping(only, names):
-            break
-        names = {name.partition("/")[2]: where for name, where in names.items()}
-    return names
-
-
-def _is_wrapping(top: str, names: dict[str, str]) -> bool:
-    """A folder is a wrapping only if something with a meaning lies in it, deeper than files."""
-    inner = {name.partition("/")[2] for name in names}
-    return any("/" in name for name in inner) or "metadata.csv" in {n.lower() for n in inner}
+def _require_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        what = SPECIAL.get(stat.S_IFMT(mode), "something else")
+        raise UnreadableFile(f"it is not a file but {what}")
