@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -14,17 +14,17 @@ from torch import nn
 
 from config import UserError
 from config.errors import first_line
-from config.schema import Model
+from config.schema import BACKBONES, Model
 
 FETCH_TIMEOUT = 10.0  # seconds of silence before a weight download is given up
-# In the order they thaw.
+# In the order in which they are unfrozen.
 STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
 
 
 def build_model(settings: Model, dropout_rate: float) -> nn.Module:
     """A ResNet whose `fc` is the head: float inputs [B, 3, S, S], logits [B, 2], positive last.
 
-    Raises UserError for an unknown backbone or weights that cannot be had.
+    Raises UserError for an unknown backbone or weights that are not available.
     """
     backbone = _backbone(settings.backbone)
     features = backbone.fc.in_features
@@ -77,12 +77,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def frozen_stages(epoch: int, freeze_epochs: int) -> tuple[str, ...]:
     """Names of the backbone's modules that are frozen in `epoch` (1-based).
 
-    All of it for the first `freeze_epochs`; then one stage thaws each epoch, the last first.
+    All of it for the first `freeze_epochs`; then one more stage is unfrozen each epoch, the last
+    first.
     """
     if freeze_epochs == 0:
         return ()
-    thawed = max(0, epoch - freeze_epochs)
-    return tuple(name for stage in STAGES[thawed:] for name in stage)
+    unfrozen = max(0, epoch - freeze_epochs)
+    return tuple(name for stage in STAGES[unfrozen:] for name in stage)
 
 
 def set_train_mode(model: nn.Module, frozen: tuple[str, ...]) -> None:
@@ -118,28 +119,28 @@ def _in_head(key: str) -> bool:
 
 
 def _backbone(name: str) -> torchvision.models.ResNet:
-    known = [
-        n
-        for n in torchvision.models.list_models(module=torchvision.models)
-        if isinstance(n, str) and n.startswith(("resnet", "resnext", "wide_resnet"))
-    ]
-    if name not in known:
-        raise UserError(f"model.backbone: {name!r} is not one of {', '.join(known)}")
+    if name not in BACKBONES:
+        raise UserError(f"model.backbone: {name!r} is not one of {', '.join(BACKBONES)}")
     model: torchvision.models.ResNet = torchvision.models.get_model(name, weights=None)
     return model
 
 
 def _imagenet_weights(backbone: str) -> dict[str, torch.Tensor]:
+    """From torch.hub's folder, or downloaded into it. Raises UserError."""
     weights = torchvision.models.get_model_weights(backbone).DEFAULT
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(FETCH_TIMEOUT)  # urllib waits for ever otherwise
+    socket.setdefaulttimeout(FETCH_TIMEOUT)  # urllib waits without limit otherwise
     try:
-        state: dict[str, torch.Tensor] = weights.get_state_dict(progress=False, check_hash=True)
+        state: dict[str, torch.Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        kept = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(weights.url).name
+        broken = f"; the file {kept} is not what it should be: delete it" if kept.exists() else ""
         raise UserError(
-            f"the ImageNet weights of {backbone} could not be fetched ({error}); train without "
-            f"them (--set model.weights=none) or name a file (--set model.weights=PATH), "
-            f"downloaded elsewhere from {weights.url}"
+            f"the ImageNet weights of {backbone} could not be loaded ({first_line(error)}){broken}"
+            "; train without them (--set model.weights=none) or name a file "
+            f"(--set model.weights=PATH), downloaded elsewhere from {weights.url}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from config import UserError
@@ -31,7 +32,7 @@ def test_an_unknown_backbone_is_refused_with_the_known_ones() -> None:
         models.build_model(small(backbone="resnet51"), 0.3)
 
 
-def test_own_weights_come_back_whole(tmp_path: Path) -> None:
+def test_own_weights_are_loaded_with_the_head(tmp_path: Path) -> None:
     first = models.build_model(small(), 0.3)
     torch.save({"model": first.state_dict()}, tmp_path / "w.pt")
     second = models.build_model(small(weights=str(tmp_path / "w.pt")), 0.3)
@@ -68,12 +69,26 @@ def test_weights_that_would_execute_code_are_refused(
     assert "executed" not in capsys.readouterr().out
 
 
+def test_a_foreign_pickle_in_the_hub_cache_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    url = torchvision.models.get_model_weights("resnet18").DEFAULT.url
+    file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save({"conv1.weight": Bomb()}, file)
+    with pytest.raises(UserError, match="delete it") as caught:
+        models.build_model(small(weights="imagenet"), 0.3)
+    assert str(file) in str(caught.value)
+    assert "executed" not in capsys.readouterr().out
+
+
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.pt"):
         models.build_model(small(weights=str(tmp_path / "nowhere.pt")), 0.3)
 
 
-def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
+def test_imagenet_weights_that_cannot_be_fetched_name_both_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A closed local port stands for a machine without network.
@@ -92,7 +107,7 @@ def test_imagenet_weights_that_cannot_be_fetched_name_both_ways_out(
     assert "\n" not in message
 
 
-def test_the_last_blocks_thaw_first() -> None:
+def test_the_last_blocks_are_unfrozen_first() -> None:
     stages = [models.frozen_stages(epoch, 2) for epoch in range(1, 9)]
     assert stages[0] == stages[1] == ("layer4", "layer3", "layer2", "layer1", "conv1", "bn1")
     assert stages[2] == ("layer3", "layer2", "layer1", "conv1", "bn1")
@@ -113,7 +128,7 @@ def test_what_is_frozen_keeps_its_batchnorm_and_has_no_gradient() -> None:
     assert network.fc[0].weight.grad is not None
 
 
-def test_the_optimizer_holds_each_trainable_parameter_once_as_stages_thaw() -> None:
+def test_the_optimizer_holds_each_trainable_parameter_once_as_stages_are_unfrozen() -> None:
     network = models.build_model(small(), 0.0)
     known: set[int] = set()
     for epoch in range(1, 8):
