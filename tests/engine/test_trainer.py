@@ -299,6 +299,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
     assert best["epoch"] == found["best_epoch"]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more than this machine's cores
 def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Path) -> None:
     found = set()
     for workers in (0, 1, 4, 0):  # the last finds every image decoded
