@@ -160,6 +160,9 @@ class Output:
     results_dir: str = _key("output/results", "str", "folder of the results")
     database: str = _key("output/pneumoscope.db", "str", "the SQLite database")
     cache_dir: str = _key("output/cache", "str", "folder of the decode cache")
+    keep_snapshots: bool = _key(
+        False, "bool", "keep last.pt and previous.pt of a completed run, which nothing resumes"
+    )
 
 
 @dataclass(frozen=True)
@@ -187,8 +190,12 @@ class Config:
 
     def absolute(self) -> Config:
         """With every path made absolute: a stored configuration means the same from any folder."""
-        folders = dataclasses.asdict(self.output)
-        output = Output(**{key: str(Path(path).absolute()) for key, path in folders.items()})
+        folders: dict[str, Any] = {
+            key: str(Path(value).absolute())
+            for key, value in dataclasses.asdict(self.output).items()
+            if isinstance(value, str)
+        }
+        output = dataclasses.replace(self.output, **folders)
         model = self.model
         if model.weights not in ("imagenet", "none"):
             model = dataclasses.replace(model, weights=str(Path(model.weights).absolute()))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from engine.inference.predictor import load_model
     from engine.trainer import CentralizedTrainer
 
-__all__ = ["CentralizedTrainer"]
+__all__ = ["CentralizedTrainer", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from engine.trainer import CentralizedTrainer
 
         return CentralizedTrainer
+    if name == "load_model":
+        from engine.inference.predictor import load_model
+
+        return load_model
     raise AttributeError(f"module 'engine' has no attribute {name!r}")

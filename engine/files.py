@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+RETRY_EVERY = 0.5  # seconds
 
 
 def write_text(path: Path, text: str) -> None:
@@ -21,6 +25,27 @@ def write_text(path: Path, text: str) -> None:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def insist(
+    write: Callable[[], None], patience: float, on_trouble: Callable[[OSError], None]
+) -> None:
+    """Call `write` until it succeeds; it may fail for `patience` seconds. Raises its OSError.
+
+    `on_trouble` gets the first error: a full disk is often emptied by somebody within a minute.
+    """
+    deadline = time.monotonic() + patience
+    troubled = False
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if not troubled:
+                troubled = True
+                on_trouble(error)
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(RETRY_EVERY)
 
 
 def sync_folder(folder: Path) -> None:

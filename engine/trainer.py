@@ -18,6 +18,7 @@ from config import Config, ConfigManager, UserError
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
 from engine.device import resolve
+from engine.ending import end_run
 from engine.model.resnet import build_model
 from engine.process import started_at
 from engine.records import results
@@ -120,7 +121,7 @@ class CentralizedTrainer:
                 )
                 self._record(path, prepared, run)
                 with run.snapshots:
-                    return run.go(resume)
+                    outcome = end_run(run, run.train(resume))
             except StoppedEarly:
                 events.emit(nothing_trained(self._stop.reason))
                 raise
@@ -130,6 +131,16 @@ class CentralizedTrainer:
                 except RuntimeError:  # torch tells of a second dead loader by a signal, anywhere
                     self._record_failure(error, events)
                 raise
+        self._discard_snapshots(run)
+        return outcome
+
+    def _discard_snapshots(self, run: Run) -> None:
+        """Only now, when the database has the end: until then a killed run is resumed from them."""
+        if self.config.output.keep_snapshots:
+            return
+        row = get_run_sync(Path(self.config.output.database), run.run_id)
+        if row is not None and row["status"] == "completed":
+            run.snapshots.discard()
 
     def _record_failure(self, error: BaseException, events: EventQueue) -> None:
         assert self.run_id is not None

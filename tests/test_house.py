@@ -44,6 +44,7 @@ LEVELS = (
     ("train", "check", "evaluate", "predict", "export", "reproduce"),
     ("cli",),
     ("trainer",),
+    ("ending",),
     ("run",),
     ("report",),
     ("inference",),

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from config import Config
@@ -55,6 +56,25 @@ def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
     loading = (workers, runtime.pin_memory, system.prefetch_factor)
     loaders = [make_loader(s, b, *loading) for s, b in zip(sets, (train, val), strict=True)]
     return Loaders(loaders[0], loaders[1], train, val, chosen)
+
+
+def evaluation_loader(
+    config: Config, data: Prepared, runtime: Runtime, indices: np.ndarray
+) -> tuple[Iterable[Batch], EpochBatches]:
+    """Batches of the records at `indices`, in order, for one pass."""
+    system = config.system
+    size = system.batch_size * EVALUATION_BATCH
+    batches = EpochBatches(len(indices), size, system.seed, shuffle=False)
+    dataset = ImageDataset(data.images, data.rows, data.labels, indices)
+    loader = make_loader(dataset, batches, 0, runtime.pin_memory, system.prefetch_factor)
+    return loader, batches
+
+
+def batch_names(data: Prepared, batches: EpochBatches, epoch: int, step: int) -> str:
+    """The images of batch `step` (1-based) of a training epoch, the first eight by name."""
+    batches.set_epoch(epoch, skip_batches=step - 1)
+    names = [data.names[i] for i in data.split.train[next(iter(batches))]]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
 
 
 def _resident(config: Config, data: Prepared, device: torch.device) -> bool:

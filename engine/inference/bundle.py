@@ -2,23 +2,150 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+import torch
 
-from config import Config
+from config import Config, UserError
+from engine.data.cache.entry import PREPROCESSING
+from engine.data.inputs import MEAN, STD
 from engine.data.prepare import Prepared
-from engine.records.checkpoint import to_host
+from engine.records import checkpoint
+from engine.records.manifest import code_version, package_versions
+
+KEYS = {  # beside `format`
+    *("run_uid", "epoch", "architecture", "weights", "preprocessing", "label_names", "temperature"),
+    *("operating_points", "default_operating_point", "metrics", "training_population"),
+    *("data_fingerprint", "config", "versions"),
+}
+OPERATING_FIGURES = ("recall", "specificity", "precision", "accuracy", "f1")
+SAMPLED = 1000  # training images that the pixel statistics are taken from
+SCORE_BINS = 20  # of the histogram of validation scores over 0..1
 
 
-def bundle_of(
-    model: nn.Module, config: Config, data: Prepared, epoch: int, figures: dict[str, Any]
-) -> dict[str, Any]:
-    """The content of the bundle, copied to the host. `figures` are those of the validation part."""
+def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
+    """What every bundle of a run has in common."""
     return {
-        "model": to_host(model.state_dict()),
-        "config": config.to_dict(),
+        "run_uid": run_uid,
+        "architecture": architecture(config.to_dict()),
+        "preprocessing": preprocessing(config.data.image_size),
         "label_names": list(data.label_names),
+        "temperature": None,
+        "training_population": {"counts": data.report["counts"], **_pixel_statistics(data)},
+        "data_fingerprint": data.fingerprint,
+        "config": config.to_dict(),
+        "versions": {"packages": package_versions(), "code": code_version()},
+    }
+
+
+def of_epoch(
+    common: dict[str, Any],
+    weights: dict[str, torch.Tensor],
+    epoch: int,
+    figures: dict[str, Any],
+    scores: np.ndarray,
+) -> dict[str, Any]:
+    """The content of one epoch's bundle: `figures` and `scores` [N] are of the validation part."""
+    population = {
+        **common["training_population"],
+        "val_scores": np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
+    }
+    return {
+        **common,
+        "training_population": population,
+        "weights": weights,
         "epoch": epoch,
-        "metrics": figures,
+        "metrics": {"val": figures},
+        **_operating_points(figures),
+    }
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A bundle of this format, whichever it was written in. Raises UserError, naming the file."""
+    content = checkpoint.load(path)
+    if content.pop("format") == 1 and {"model", "metrics", "label_names"} <= set(content):
+        content = _from_format_1(content)
+    if "learner" in content or "optimizer" in content:
+        raise UserError(
+            f"{path} is a snapshot to resume a run from, not a model; use best_model.pt beside it"
+        )
+    if set(content) != KEYS:
+        missing, unknown = sorted(KEYS - set(content)), sorted(set(content) - KEYS)
+        raise UserError(
+            f"{path} is no model bundle of this version of Pneumoscope (missing: "
+            f"{', '.join(missing) or 'nothing'}; unknown: {', '.join(unknown) or 'nothing'})"
+        )
+    return content
+
+
+def architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """What `build_model` needs, from the sections of a configuration."""
+    return {
+        "backbone": config["model"]["backbone"],
+        "head_sizes": list(config["model"]["head_sizes"]),
+        "dropout_rate": config["experiment"]["dropout_rate"],
+        "input_channels": 3,
+        "image_size": config["data"]["image_size"],
+    }
+
+
+def preprocessing(image_size: int, decoder: str | None = PREPROCESSING) -> list[dict[str, Any]]:
+    """Every step from a file to the network's input; `decoder` is the version of the first."""
+    return [
+        {"step": "decode", "to": "grey, 8 bits", "version": decoder},
+        {"step": "resize", "to": [image_size, image_size], "filter": "bilinear, antialiased"},
+        {"step": "scale", "divide_by": 255},
+        {"step": "normalise", "channels": 3, "mean": list(MEAN), "std": list(STD)},
+    ]
+
+
+def _operating_points(figures: dict[str, Any]) -> dict[str, Any]:
+    chosen = {name: figures[name] for name in OPERATING_FIGURES}
+    known = {k: v for k, v in figures.get("intervals", {}).items() if k in OPERATING_FIGURES}
+    point = {
+        "threshold": figures.get("threshold", 0.5),
+        "rule": "fixed at 0.5",
+        "part": "val",
+        "figures": {**chosen, "intervals": known},
+    }
+    return {
+        "operating_points": {"default_0.5": point},
+        "default_operating_point": "default_0.5",
+    }
+
+
+def _pixel_statistics(data: Prepared) -> dict[str, float | int]:
+    """Mean and standard deviation of the decoded training images, in 0..1, over a sample."""
+    places = np.linspace(0, len(data.split.train) - 1, min(SAMPLED, len(data.split.train)))
+    rows = data.rows[data.split.train[places.astype(np.int64)]]
+    means = [
+        (float(image.mean()), float(np.square(image, dtype=np.float32).mean()))
+        for image in (data.images[row] for row in rows.tolist())
+    ]
+    mean, square = np.mean(means, axis=0) / (255, 255**2)
+    return {
+        "pixel_mean": float(mean),
+        "pixel_std": float(np.sqrt(max(0.0, square - mean**2))),
+        "pixel_images": len(rows),
+    }
+
+
+def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
+    """A bundle of the first version; what it did not keep is None."""
+    return {
+        "run_uid": None,
+        "epoch": old["epoch"],
+        "architecture": architecture(old["config"]),
+        "weights": old["model"],
+        "preprocessing": preprocessing(old["config"]["data"]["image_size"], "1"),
+        "label_names": old["label_names"],
+        "temperature": None,
+        "metrics": {"val": old["metrics"]},
+        **_operating_points(old["metrics"]),
+        "training_population": None,
+        "data_fingerprint": None,
+        "config": old["config"],
+        "versions": None,
     }

@@ -46,7 +46,7 @@ def build_head(features: int, sizes: tuple[int, ...], dropout_rate: float) -> nn
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a Pneumoscope checkpoint or a plain ResNet state dict; a foreign head is left out.
+    """Load a Pneumoscope bundle, snapshot or a plain ResNet state dict; a foreign head is left out.
 
     Raises UserError where the file cannot be read safely or does not fit the backbone.
     """
@@ -58,7 +58,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = first_line(error)
         raise UserError(f"model.weights: {path} cannot be loaded ({reason}); {advice}") from error
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else None
+    state = _state_dict_in(loaded) if isinstance(loaded, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise UserError(f"model.weights: {path} holds no state dict; {advice}")
     own = model.state_dict()
@@ -112,6 +112,13 @@ def parameter_groups(
         yield {"params": matrices, "weight_decay": weight_decay}
     if vectors:
         yield {"params": vectors, "weight_decay": 0.0}
+
+
+def _state_dict_in(loaded: dict[str, Any]) -> Any:
+    """The weights of a bundle, of a snapshot, of an older bundle, or the state dict itself."""
+    if isinstance(loaded.get("learner"), dict):
+        return loaded["learner"].get("model")
+    return loaded.get("weights", loaded.get("model", loaded))
 
 
 def _in_head(key: str) -> bool:

@@ -1,16 +1,14 @@
-"""Checkpoints: written whole or not at all, verified when read, free of executable content."""
+"""The file format of snapshots and bundles: complete or absent, verified, free of code."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import random
-import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,19 +18,24 @@ from config.errors import first_line
 from engine.files import sync_folder
 
 FORMAT = 2
+TEMPORARY = ".*.tmp"  # what a killed process leaves: a glob pattern
+
+
+class Damaged(UserError):
+    """The file is there, and its content is not what was written."""
 
 
 def save(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
-    """Write `state` with its checksum: temporary file, fsync, rename, fsync of the folder.
+    """Write `state` with format and SHA-256: temporary file, fsync, rename, fsync of the folder.
 
-    Where `keep` is given, the file that stood at `path` is there until the new one is whole.
+    Where `keep` is given, the file at `path` is renamed to it once the new one is complete.
     Raises OSError (a full disk, say); `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save({**state, "format": FORMAT, "checksum": checksum(state)}, file)
+            _write({**state, "format": FORMAT, "sha256": checksum(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
@@ -44,39 +47,56 @@ def save(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read and verify a checkpoint; tensors come on the CPU. Raises UserError, naming the file."""
+    """Read and verify a file of this format or format 1; `format` says which. Tensors on the CPU.
+
+    Raises UserError, naming the file; Damaged where its content is not what was written.
+    """
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"there is no checkpoint {path}") from None
+        raise UserError(f"there is no file {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(
-            f"checkpoint {path} cannot be loaded safely: {first_line(error)}"
+        raise Damaged(
+            f"{path} cannot be loaded safely; it is damaged or was not written by Pneumoscope "
+            f"({first_line(error)})"
         ) from error
-    if not isinstance(state, dict) or "checksum" not in state:
-        raise UserError(f"{path} is not a Pneumoscope checkpoint")
-    if state.pop("format", None) != FORMAT:
-        raise UserError(f"checkpoint {path} was written by another version of Pneumoscope")
-    if state.pop("checksum") != checksum(state):
-        raise UserError(f"checkpoint {path} is damaged: its checksum does not match its content")
-    return state
-
-
-def load_last(folder: Path) -> dict[str, Any]:
-    """The newest whole checkpoint of a run: `last.pt`, or the one before it where that is bad."""
-    last, previous = folder / "last.pt", folder / "previous.pt"
-    try:
-        return load(last)
-    except UserError:
-        if not previous.exists():
-            raise
-        return load(previous)
+    if not isinstance(state, dict) or not {"sha256", "checksum"} & set(state):
+        raise UserError(f"{path} was not written by Pneumoscope")
+    number = state.pop("format", None)
+    if not isinstance(number, int) or not 1 <= number <= FORMAT:
+        raise UserError(
+            f"{path} has format {number}, and this version of Pneumoscope reads formats 1 to "
+            f"{FORMAT}; use the version that wrote it, or a newer one"
+        )
+    if state.pop("checksum" if number == 1 else "sha256", None) != checksum(state):
+        raise Damaged(f"{path} is damaged: its checksum does not match its content")
+    return {**state, "format": number}
 
 
 def checksum(state: Any) -> str:
     """SHA-256 over every key, number and tensor of a nested state, in order."""
     digest = hashlib.sha256()
-    _feed(digest.update, state)
+
+    def feed(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            digest.update(f"tensor {value.dtype} {list(value.shape)}".encode())
+            if value.numel():
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().data)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                digest.update(f"key {key!r}".encode())
+                feed(item)
+        elif isinstance(value, list | tuple):
+            digest.update(f"list {len(value)}".encode())
+            for item in value:
+                feed(item)
+        else:
+            digest.update(json.dumps(value).encode())
+
+    feed(state)
     return digest.hexdigest()
 
 
@@ -103,66 +123,73 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
-def to_host(value: Any) -> Any:
-    """A copy of a nested state with its tensors on the CPU, safe from later steps."""
+class Staged:
+    """A copy of a nested state on the host, safe from later steps; making it waits for nothing.
+
+    From a CUDA device every tensor is copied once, into page-locked memory, in the order of the
+    device's work; `state` waits for the copies, on the thread that asks for them.
+    """
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._copied: torch.cuda.Event | None = None
+        self._state: dict[str, Any] = _to_host(state, {})
+        device = next((tensor.device for tensor in _tensors(state) if tensor.is_cuda), None)
+        if device is not None:  # a run has one
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(device))
+
+    def state(self) -> dict[str, Any]:
+        """The copy, once it is complete."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._state
+
+
+def _to_host(value: Any, copies: dict[int, torch.Tensor]) -> Any:
+    """`copies` has what was copied already: the bundle and the snapshot share the weights."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
+        if id(value) not in copies:
+            copies[id(value)] = _host_copy(value.detach())
+        return copies[id(value)]
     if isinstance(value, dict):
-        return {key: to_host(item) for key, item in value.items()}
+        return {key: _to_host(item, copies) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(to_host(item) for item in value)
+        return type(value)(_to_host(item, copies) for item in value)
     return value
 
 
-class CheckpointWriter:
-    """Writes off the critical path: one thread, one write at a time, in the order given."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """What is being written comes to its end; what fails there does not hide another error."""
-        with contextlib.suppress(Exception):
-            self.wait()
-
-    def submit(self, write: Callable[[], None]) -> None:
-        """Run `write` in the background, after what was submitted before. Raises its error."""
-        self.wait()
-        self._thread = threading.Thread(target=self._run, args=(write,), name="checkpoint")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until everything is on the disk. Raises what a write raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _run(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except BaseException as error:
-            self._error = error
+def _host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.is_cuda:
+        return tensor.to("cpu", copy=True)
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
 
 
-def _feed(update: Callable[[Any], None], value: Any) -> None:
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        update(f"tensor {value.dtype} {list(value.shape)}".encode())
-        if value.numel():
-            update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            update(f"key {key!r}".encode())
-            _feed(update, item)
-    elif isinstance(value, list | tuple):
-        update(f"list {len(value)}".encode())
-        for item in value:
-            _feed(update, item)
-    else:
-        update(json.dumps(value).encode())
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _write(state: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save, with the OSError that it turns into a RuntimeError."""
+    troubles: list[OSError] = []
+
+    class Output:
+        def write(self, data: bytes) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:
+                troubles.append(error)
+                raise
+
+        def flush(self) -> None:
+            file.flush()
+
+    try:
+        torch.save(state, Output())  # type: ignore[arg-type]
+    except RuntimeError:
+        if troubles:
+            raise troubles[0] from None
+        raise

@@ -36,7 +36,7 @@ def check_writable(output: Output) -> None:
 
 
 def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> str:
-    """The kept epoch's validation scores as CSV: any threshold or interval can be had later."""
+    """The kept epoch's scores of one part, as CSV: for any threshold or interval later."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["filename", "label", "score"])
@@ -45,9 +45,16 @@ def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -
     return text.getvalue()
 
 
-def write_scores(output: Output, run_id: int, table: str) -> None:
-    """`results_dir/scores_{run_id}.csv`."""
-    write_text(Path(output.results_dir) / f"scores_{run_id}.csv", table)
+def write_scores(output: Output, run_id: int, table: str, part: str = "val") -> None:
+    """`results_dir/scores_{run_id}.csv`; of the test part, `scores_test_{run_id}.csv`."""
+    name = f"scores_{run_id}.csv" if part == "val" else f"scores_{part}_{run_id}.csv"
+    write_text(Path(output.results_dir) / name, table)
+
+
+def sweep(output: Output, run_id: int) -> None:
+    """Remove what a killed process of this run has left half written."""
+    for path in Path(output.results_dir).glob(f".*_{run_id}.*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_report(output: Output, key: int | str, report: dict[str, Any]) -> None:

@@ -127,6 +127,9 @@ class TrainingComplete(Event):
     training_time: float  # seconds, of all processes that had the run
     early_stopped: bool
     best_model_path: str | None  # the bundle
+    # Of the kept epoch on the test part: name -> figure, and `intervals`: name -> [low, high].
+    # None where there is no test part, and for a run that did not reach its end.
+    test: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the run was trained without one, in bf16 or fp32
+            self.scaler.load_state_dict(state["scaler"])
 
     def _unfreeze(self, epoch: int) -> tuple[str, ...]:
         """Add what is no longer frozen to the optimizer, at the learning rate of the rest."""

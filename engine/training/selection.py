@@ -203,13 +203,19 @@ class Selection:
         """The kept epoch; None before the first."""
         return self.keeper.best.epoch if self.keeper.best else None
 
-    def update(self, figures: EpochFigures, summary: dict[str, Any], is_last: bool) -> bool:
+    def update(self, epoch: int, summary: dict[str, Any], is_last: bool) -> bool:
         """Take in one epoch; True where its weights are now the ones to keep."""
+        compared = {key: summary[key] for key in ("recall", "specificity", "auroc", "val_loss")}
+        figures = EpochFigures(epoch, **compared)
         is_best = self.keeper.update(figures)
         self.stopped_early = self._early.update(figures) and not is_last
         if is_best:
             self.best_summary = summary
         return is_best
+
+    def forget_best(self) -> None:
+        """Choose anew from the next epoch on: the model of the kept one is lost."""
+        self.keeper.best, self.best_summary = None, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON-able values from which `load_state_dict` goes on exactly."""

@@ -34,6 +34,7 @@ SMALL = {
     "model.backbone": "resnet18",
     "model.weights": "none",
     "data.image_size": 32,
+    "output.keep_snapshots": "true",
 }
 
 

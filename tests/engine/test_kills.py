@@ -27,9 +27,10 @@ SMALL = [
     *("--set", "data.image_size=32"),
     *("--set", "system.batch_size=16"),
     *("--set", "system.precision=fp32"),
-    *("--set", "experiment.checkpoint_minutes=0"),  # a checkpoint after every step
+    *("--set", "experiment.checkpoint_minutes=0"),  # a snapshot after every step
+    *("--set", "output.keep_snapshots=true"),
 ]
-TIMES = {"training_time", "epoch_seconds", "best_model_path"}
+OWN = {"training_time", "epoch_seconds", "best_model_path", "run_uid"}  # another's are others
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -70,8 +71,8 @@ def end_state(folder: Path) -> dict[str, Any]:
     return {
         "last": checkpoint.checksum(last["learner"]["model"]),
         "optimizer": checkpoint.checksum(last["learner"]["optimizer"]),
-        "best": checkpoint.checksum(best["model"]),
-        "result": {key: value for key, value in result.items() if key not in TIMES},
+        "best": checkpoint.checksum(best["weights"]),
+        "result": {key: value for key, value in result.items() if key not in OWN},
         "scores": (output / "results/scores_1.csv").read_text(),
         "rows": query(folder, f"SELECT {columns} FROM run_metrics ORDER BY epoch"),
         "logged": query(folder, logged.format("training_metrics_update")),

@@ -137,8 +137,22 @@ def _ending(event: TrainingComplete) -> list[str]:
             for name, value in event.metrics.items()
         )
         lines.append(f"kept epoch {event.best_epoch}: {figures}")
+        if event.test is not None:
+            lines.append(f"on the test part: {_with_intervals(event.test)}")
         lines.append(f"model: {event.best_model_path}")
     return lines
+
+
+def _with_intervals(figures: dict[str, Any]) -> str:
+    """`recall 0.9000 (0.8000 to 0.9500)` and so on, with 95 % intervals where there are any."""
+    texts = []
+    for name, value in figures.items():
+        if name == "intervals":
+            continue
+        low, high = figures["intervals"].get(name, (None, None))
+        interval = f" ({_share(low).strip()} to {_share(high).strip()})" if low is not None else ""
+        texts.append(f"{name} {_share(value).strip()}{interval}")
+    return ", ".join(texts)
 
 
 def _share(value: float | None) -> str:

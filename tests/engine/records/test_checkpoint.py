@@ -1,9 +1,11 @@
-"""Checkpoints: whole or not at all, verified, and free of code."""
+"""The file format: complete or absent, verified, and free of code."""
 
 from __future__ import annotations
 
-import errno
+import gzip
 import random
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import torch
 from config import UserError
 from engine.records import checkpoint
 
+from ..conftest import fill
+
+FIXTURES = Path(__file__).parent / "fixtures"
 STATE: dict[str, Any] = {
     "model": {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)},
     "epoch": 4,
@@ -27,6 +32,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / "a" / "last.pt")
     assert torch.equal(loaded["model"]["w"], STATE["model"]["w"])
     assert loaded["epoch"] == 4
+    assert loaded.pop("format") == checkpoint.FORMAT
     assert checkpoint.checksum(loaded) == checkpoint.checksum(STATE)
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["last.pt"]
 
@@ -52,34 +58,55 @@ def test_no_flipped_byte_passes_unseen(tmp_path: Path) -> None:
             loaded = checkpoint.load(path)
         except UserError:
             continue
+        del loaded["format"]
         # A flip in the archive's padding changes nothing that is read.
         assert checkpoint.checksum(loaded) == checkpoint.checksum(STATE)
 
 
-def test_the_one_before_is_used_where_the_last_is_damaged(tmp_path: Path) -> None:
-    for epoch in (1, 2):
-        checkpoint.save({"epoch": epoch}, tmp_path / "last.pt", keep=tmp_path / "previous.pt")
-    assert checkpoint.load_last(tmp_path)["epoch"] == 2
-    (tmp_path / "last.pt").write_bytes(b"half")
-    assert checkpoint.load_last(tmp_path)["epoch"] == 1
-    (tmp_path / "last.pt").unlink()
-    assert checkpoint.load_last(tmp_path)["epoch"] == 1
+@pytest.mark.parametrize("free", [0, 4096, 60_000, 150_000, 190_000])
+def test_a_full_disk_is_an_oserror_and_leaves_the_old_file_alone(
+    small_disk: Callable[[int], Path], free: int
+) -> None:
+    folder = small_disk(1 << 20)
+    path = folder / "last.pt"
+    checkpoint.save({"epoch": 1}, path)
+    fill(folder, leave=free)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"w": torch.zeros(50_000)}, path, keep=folder / "previous.pt")
+    assert checkpoint.load(path)["epoch"] == 1
+    assert sorted(p.name for p in folder.iterdir()) == ["filler", "last.pt"]
 
 
-def test_a_full_disk_leaves_the_old_checkpoint_and_no_rubbish(
+def test_a_limit_on_file_sizes_is_an_oserror_too(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            checkpoint.save({"w": torch.zeros(50_000)}, tmp_path / "last.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_newer_format_is_refused_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "last.pt"
-    checkpoint.save({"epoch": 1}, path)
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    checkpoint.save(STATE, tmp_path / "last.pt")
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"last\.pt has format 3, .* reads formats 1 to 2"):
+        checkpoint.load(tmp_path / "last.pt")
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        checkpoint.save({"epoch": 2}, path, keep=tmp_path / "previous.pt")
-    assert checkpoint.load(path)["epoch"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+def test_files_of_the_first_version_are_verified_too(tmp_path: Path) -> None:
+    path = tmp_path / "best_model.pt"
+    content = bytearray(gzip.decompress((FIXTURES / "format1_best_model.pt.gz").read_bytes()))
+    path.write_bytes(content)
+    assert checkpoint.load(path)["format"] == 1
+    content[20_000_000] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"best_model\.pt"):
+        checkpoint.load(path)
 
 
 def test_a_pickle_that_executes_code_is_refused(tmp_path: Path) -> None:
@@ -105,24 +132,25 @@ def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
     assert draw() == first
 
 
-def test_a_copy_on_the_host_does_not_follow_later_steps() -> None:
+def test_a_staged_copy_does_not_follow_later_steps() -> None:
     weights = torch.zeros(3)
-    copy = checkpoint.to_host({"a": [weights]})
+    staged = checkpoint.Staged({"a": [weights], "b": {"same": weights}})
     weights += 1
+    copy = staged.state()
     assert copy["a"][0].tolist() == [0, 0, 0]
+    assert copy["b"]["same"] is copy["a"][0]
 
 
-def test_the_writer_keeps_order_and_hands_on_errors() -> None:
-    writer, done = checkpoint.CheckpointWriter(), []
-    for number in range(3):
-        writer.submit(lambda number=number: done.append(number))  # type: ignore[misc]
-    writer.wait()
-    assert done == [0, 1, 2]
-
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    writer.submit(fail)
-    with pytest.raises(OSError, match="No space"):
-        writer.wait()
-    writer.wait()
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_staging_from_a_gpu_waits_for_nothing_and_keeps_the_old_values() -> None:
+    weights = [torch.full((1 << 18,), float(i), device="cuda") for i in range(50)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        staged = checkpoint.Staged({"weights": weights})
+        for tensor in weights:
+            tensor += 100
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for i, copy in enumerate(staged.state()["weights"]):
+        assert copy.device.type == "cpu"
+        assert copy.unique().tolist() == [i]

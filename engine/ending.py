@@ -1,0 +1,118 @@
+"""The end of a run: everything pending on the disk, the test part scored once, results, event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from config import UserError
+from engine import metrics
+from engine.data.loading import evaluation_loader
+from engine.files import insist
+from engine.inference import bundle
+from engine.records import results
+from engine.run import Run
+from engine.stream.events import RunWarning, TrainingComplete, TrainingStopped
+
+PATIENCE = 120.0  # seconds that a full disk has to be emptied
+STOP_PATIENCE = 5.0  # likewise where somebody waits for the run to stop
+
+
+def end_run(run: Run, completed: bool) -> dict[str, Any]:
+    """The results, which are also emitted and saved; `best_` figures are of the kept epoch.
+
+    Raises UserError where the best model could not be saved: the run can then be resumed.
+    """
+    _write_pending(run)
+    tested = None
+    if completed and len(run.data.split.test) and run.selection.best_epoch is not None:
+        tested = _score_test(run)
+        completed = tested is not None
+    selection, best_epoch = run.selection, run.selection.best_epoch
+    figures = {f"best_{name}": selection.best_summary.get(name) for name in results.BEST_KEYS}
+    ending: dict[str, Any] = {
+        "best_epoch": best_epoch,
+        "total_epochs_run": run.state.epoch - 1,
+        "training_time": run.elapsed(),
+        "early_stopped": selection.stopped_early,
+        "best_model_path": str(run.snapshots.best_path) if best_epoch else None,
+    }
+    outcome = {
+        "run_id": run.run_id,
+        "run_uid": run.run_uid,
+        "status": "completed" if completed else "stopped",
+        **figures,
+        **ending,
+        "selection": selection.keeper.explain(),
+        "validation": selection.best_summary,
+        **({"test": tested} if tested else {}),
+    }
+    _insist(
+        run, "the results", lambda: results.write_result(run.config.output, run.run_id, outcome)
+    )
+    if best_epoch and not selection.keeper.eligible_seen:
+        run.emit(RunWarning("no_eligible_epoch", selection.keeper.explain()))
+    if completed:
+        brief = tested and {name: tested[name] for name in (*results.BEST_KEYS, "intervals")}
+        run.emit(TrainingComplete(metrics=figures, **ending, test=brief))
+    else:
+        run.emit(TrainingStopped(metrics=figures, **ending, reason=run.stop.reason))
+    return outcome
+
+
+def _patience(run: Run) -> float:
+    return STOP_PATIENCE if run.stop.is_set() else PATIENCE
+
+
+def _write_pending(run: Run) -> None:
+    if run.snapshots.finish(_patience(run)):
+        return
+    best = run.selection.best_epoch
+    if best is not None and not run.snapshots.has_best(best):
+        raise UserError(
+            f"the model of the best epoch, {best}, could not be saved in {run.snapshots.folder}; "
+            f"make room there and resume run {run.run_id}"
+        )
+    message = f"the last snapshot could not be written in {run.snapshots.folder}"
+    run.emit(RunWarning("snapshot_missing", message))
+
+
+def _score_test(run: Run) -> dict[str, Any] | None:
+    """Figures of the kept weights on the test part; they also go into the bundle.
+
+    None where the run was stopped meanwhile.
+    """
+    content = bundle.load(run.snapshots.best_path)
+    run.learner.model.load_state_dict(content["weights"])
+    loader, batches = evaluation_loader(run.config, run.data, run.runtime, run.data.split.test)
+    scored = run.evaluate(loader, len(batches))
+    if scored.stopped:
+        return None
+    target = run.config.experiment.target_specificity
+    figures = metrics.summary(scored.scores, scored.labels, target_specificity=target)
+    figures["loss"] = scored.loss
+    names = [run.data.names[i] for i in scored.index]
+    table = results.scores_table(names, scored.labels, scored.scores)
+    output, run_id = run.config.output, run.run_id
+    _insist(
+        run,
+        "the scores of the test part",
+        lambda: results.write_scores(output, run_id, table, "test"),
+    )
+    content["metrics"]["test"] = figures
+    content["run_uid"] = run.run_uid  # a bundle of format 1 had none
+    _insist(run, "the test figures in best_model.pt", lambda: run.snapshots.replace_best(content))
+    return figures
+
+
+def _insist(run: Run, what: str, write: Callable[[], None]) -> None:
+    """Write, however long a full disk takes to be emptied; then say what is missing."""
+
+    def waiting(error: OSError) -> None:
+        message = f"{what} cannot be written ({error}); trying again for {_patience(run):g} s"
+        run.emit(RunWarning("disk_trouble", message))
+
+    try:
+        insist(write, _patience(run), waiting)
+    except OSError as error:
+        run.emit(RunWarning("output_missing", f"{what} could not be written ({error})"))

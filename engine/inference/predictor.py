@@ -1,0 +1,112 @@
+"""A kept model in use: from image files to scores, by the same steps as in training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from config import UserError
+from config.schema import Model, System
+from engine import device as devices
+from engine.data import decode
+from engine.data.inputs import evaluation_inputs
+from engine.data.source import IMAGE_ENDINGS
+from engine.inference import bundle
+from engine.model.resnet import build_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's result: score and label, or the error."""
+
+    path: Path
+    score: float | None  # probability of the positive class
+    label: str | None  # at the threshold of the bundle's default operating point
+    error: str | None  # why the file could not be scored
+
+
+def load_model(path: str | Path, device: str = "auto", precision: str = "fp32") -> Predictor:
+    """Open a bundle for prediction. Raises UserError for a file that is none, naming it."""
+    return Predictor(bundle.load(Path(path)), device, precision)
+
+
+class Predictor:
+    """The model of a bundle, in evaluation mode."""
+
+    def __init__(self, content: dict[str, Any], device: str, precision: str) -> None:
+        """Raises UserError for an architecture, a preprocessing or a device that is not known."""
+        shape = content["architecture"]
+        self._size = int(shape["image_size"])
+        steps = content["preprocessing"]
+        if steps[1:] != bundle.preprocessing(self._size)[1:]:
+            raise UserError(
+                "the model was trained with another preprocessing than this version of Pneumoscope "
+                "has; use the version that made it"
+            )
+        settings = Model(shape["backbone"], "none", tuple(shape["head_sizes"]))
+        network = build_model(settings, shape["dropout_rate"])
+        try:
+            network.load_state_dict(content["weights"])
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit the bundle's architecture: {error}") from error
+        deterministic = torch.are_deterministic_algorithms_enabled()  # the caller's choice stays
+        system = System(
+            device=device, precision=precision, compile="off", deterministic=deterministic
+        )
+        self._runtime = devices.resolve(system, planned_steps=1)
+        self._network = network.to(self._runtime.device).eval()
+        self._network.to(memory_format=self._runtime.memory_format)
+        self.bundle = {key: value for key, value in content.items() if key != "weights"}
+        self.label_names: list[str] = content["label_names"]
+        point = content["operating_points"][content["default_operating_point"]]
+        self.threshold = float(point["threshold"])
+
+    def predict(
+        self, paths: str | Path | Iterable[str | Path], batch_size: int = 32
+    ) -> Iterator[Prediction]:
+        """Score image files, and those in folders, in order; a bad file gets an error."""
+        files = _files(paths)
+        while batch := list(itertools.islice(files, batch_size)):
+            read = [self._read(path) for path in batch]
+            images = [found for found in read if isinstance(found, np.ndarray)]
+            scores = iter(self.scores(np.stack(images)).tolist() if images else [])
+            for path, found in zip(batch, read, strict=True):
+                if isinstance(found, str):
+                    yield Prediction(path, None, None, found)
+                else:
+                    score = next(scores)
+                    yield Prediction(path, score, self.label_names[score >= self.threshold], None)
+
+    @torch.inference_mode()
+    def scores(self, images: np.ndarray) -> np.ndarray:
+        """Decoded images, uint8 [B, S, S] -> scores, float64 [B]."""
+        inputs = evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime)
+        with self._runtime.autocast():
+            logits = self._network(inputs).float()
+        return np.asarray(logits.double().softmax(dim=1)[:, 1].cpu())
+
+    def _read(self, path: Path) -> np.ndarray | str:
+        """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
+        try:
+            image = decode.decode(path.read_bytes(), path.name, at_least=self._size)
+        except OSError as error:
+            return error.strerror or str(error)
+        except decode.UnreadableImage as error:
+            return str(error)
+        return decode.resize(image.pixels, self._size)
+
+
+def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    for given in [paths] if isinstance(paths, str | Path) else paths:
+        path = Path(given)
+        if path.is_dir():
+            found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
+            yield from sorted(found)
+        else:
+            yield path
