@@ -125,7 +125,7 @@ def as_it_is(batch: Any) -> Any:
 
 
 class ResidentLoader:
-    """The same batches, cut out of images that lie on the device: no copy per step."""
+    """The same batches, taken from images on the device: no copy per step."""
 
     def __init__(
         self,
@@ -151,7 +151,7 @@ def choose_workers(
 ) -> tuple[int, float]:
     """Processes for loading, and the measured seconds in which this process fetches a batch.
 
-    On a CPU a worker would only take a core from the network. On a GPU, workers pay where
+    On a CPU a worker would only take a core from the network. On a GPU, workers pay off where
     fetching takes longer than handing a batch over from another process.
     """
     rng = np.random.default_rng(0)

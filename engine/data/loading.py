@@ -1,4 +1,4 @@
-"""Batches for a run: from where the images lie, with as many workers as pay."""
+"""Batches for a run: from where the images are kept, with as many workers as pay off."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the images may take no more
 
 @dataclass(frozen=True)
 class Loaders:
-    """Both sides of the split; a loader yields what its batches say."""
+    """Loaders of the train and val parts of the split; each yields what its batches say."""
 
     train: Iterable[Batch]
     val: Iterable[Batch]
     train_batches: EpochBatches
     val_batches: EpochBatches
-    chosen: dict[str, Any]  # what `auto` came to, for the manifest
+    chosen: dict[str, Any]  # the resolved values of `auto`, for the manifest
 
 
 def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
-    """Loaders over images on the device where they fit, else over the memory map."""
+    """Loaders over images on the device where they fit, else read from the decode cache."""
     system, split = config.system, data.split
     train = EpochBatches(len(split.train), system.batch_size, system.seed, shuffle=True)
     size = system.batch_size * EVALUATION_BATCH
     val = EpochBatches(len(split.val), size, system.seed, shuffle=False)
-    sides = ((split.train, train), (split.val, val))
+    parts = ((split.train, train), (split.val, val))
     if _resident(config, data, runtime.device):
         images = torch.from_numpy(data.images[data.rows]).to(runtime.device)
-        first, second = (ResidentLoader(images, data.labels, i, b) for i, b in sides)
+        first, second = (ResidentLoader(images, data.labels, i, b) for i, b in parts)
         return Loaders(first, second, train, val, {"residency": "device", "num_workers": 0})
-    sets = [ImageDataset(data.images, data.rows, data.labels, i) for i, _ in sides]
+    sets = [ImageDataset(data.images, data.rows, data.labels, i) for i, _ in parts]
     workers, chosen = system.num_workers, dict[str, Any]()
     if not isinstance(workers, int):
         workers, seconds = choose_workers(sets[0], system.batch_size, runtime.device)

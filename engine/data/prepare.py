@@ -11,11 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from config import Config
+from config import Config, UserError
 from engine.data.audit import build_report
 from engine.data.cache import CachedImages, Progress, Scan, open_cache
-from engine.data.source import DatasetError, Source, open_source
-from engine.data.split import Split, split_records
+from engine.data.names import shown
+from engine.data.problems import Problems
+from engine.data.source import Source, open_source, problem_error
+from engine.data.split import SIDES, Split, split_records
+
+SMALLEST_ALONE = 32  # pixels: a ResNet's last stage is then one value for an image and channel
+MANY = 200  # images, of which some should share a patient
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,17 @@ class Prepared:
     label_names: tuple[str, str]  # negative, positive
     report: dict[str, Any]
     warnings: list[tuple[str, str]]  # (code, message)
-    fingerprint: str  # SHA-256 over every image's content, label and side
+    fingerprint: str  # SHA-256 over every image's name, content, label and part
 
 
 def prepare(dataset_path: str | Path, config: Config, progress: Progress | None = None) -> Prepared:
     """Open, decode, split and report. Raises UserError with everything that is wrong."""
     data, system = config.data, config.system
-    source = open_source(dataset_path, data)
+    _check_batch(config)
+    problems = Problems()
+    source = open_source(dataset_path, data, problems)
+    if not source.records:
+        raise problem_error(dataset_path, problems, bool(source.missing))
     opened = open_cache(
         source,
         data.image_size,
@@ -52,12 +61,11 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         for record, scan in zip(source.records, scans, strict=True)
         if scan.error is not None
     }
-    if unreadable and data.unreadable == "error":
-        raise DatasetError(
-            f"{dataset_path}: {len(unreadable)} images cannot be read; fix them, or leave them out "
-            "with data.unreadable=skip:",
-            [f"{name}: {why}" for name, why in unreadable.items()],
-        )
+    if data.unreadable == "error":
+        for name, why in unreadable.items():
+            problems.add("unreadable", f"{shown(name)}: {why}")
+    if problems.count:
+        raise problem_error(dataset_path, problems, bool(source.missing or unreadable))
     rows = np.array([i for i, scan in enumerate(scans) if scan.error is None], dtype=np.int64)
     source = dataclasses.replace(source, records=[source.records[i] for i in rows.tolist()])
     scans = [scans[i] for i in rows.tolist()]
@@ -93,25 +101,43 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     )
 
 
+def _check_batch(config: Config) -> None:
+    """Raises UserError where a training batch would be a single value for BatchNorm."""
+    if config.system.batch_size == 1 and config.data.image_size <= SMALLEST_ALONE:
+        raise UserError(
+            f"system.batch_size=1 cannot be trained on at data.image_size={config.data.image_size}:"
+            " BatchNorm would have one value of each channel; set system.batch_size=2 or more (with"
+            " experiment.accumulate for small steps), or a larger data.image_size"
+        )
+
+
 def _warnings_of(report: dict[str, Any]) -> list[tuple[str, str]]:
-    duplicates, near = report["exact_duplicates"], report["near_duplicates_across_splits"]
+    duplicates, split = report["exact_duplicates"], report["split"]
     warnings = []
     if duplicates["across_splits"]:
-        message = f"the given split has {duplicates['across_splits']} images on more than one side"
+        number = duplicates["across_splits"]
+        message = f"the given split has {number} images in more than one of its parts"
         warnings.append(("image_leakage", message))
     if duplicates["with_two_labels"]:
         message = f"{duplicates['with_two_labels']} groups of identical images have both labels"
         warnings.append(("contradicting_labels", message))
-    if near["pairs"]:
-        message = f"{near['pairs']} pairs of nearly identical images are in two parts of the split"
-        warnings.append(("near_duplicates", message))
+    if split["near_duplicates"]:
+        message = f"{split['near_duplicates']} pairs of nearly identical images are in two parts"
+        warnings.append(("near_duplicates", f"{message} of the split"))
+    if split["patient_ids"] == "distinct" and report["images"] > MANY:
+        message = (
+            f"each of the {report['images']} images has a patient id of its own: ids that no two "
+            "images share cannot show that no patient is in two parts of the split; do they number "
+            "images or studies rather than people? data.patient_column names another column"
+        )
+        warnings.append(("patient_ids_distinct", message))
     return warnings
 
 
 def _fingerprint(source: Source, scans: list[Scan], split: Split) -> str:
-    sides = {i: name for name in ("train", "val", "test") for i in getattr(split, name).tolist()}
+    parts = {i: part for part in SIDES for i in getattr(split, part).tolist()}
     images = [
-        [record.name, scan.content, record.label, sides[i]]
+        [record.name, scan.content, record.label, parts[i]]
         for i, (record, scan) in enumerate(zip(source.records, scans, strict=True))
     ]
     return hashlib.sha256(json.dumps(images).encode()).hexdigest()

@@ -85,9 +85,13 @@ def open_source(path: str | Path, data: Data, problems: Problems | None = None) 
     return source
 
 
-def problem_error(path: str | Path, problems: Problems, missing: bool) -> DatasetError:
-    """The error that lists what is wrong with single rows and files of a data set."""
-    advice = "; data.unreadable=skip leaves images out that are missing" if missing else ""
+def problem_error(path: str | Path, problems: Problems, skippable: bool) -> DatasetError:
+    """The error that lists what is wrong with single rows and files of a data set.
+
+    `skippable` says whether images are among them that are missing or cannot be read.
+    """
+    advice = "; data.unreadable=skip leaves out images that are missing or cannot be read"
+    advice = advice if skippable else ""
     return DatasetError(f"{path}: {problems.count:,} problems{advice}:", problems)
 
 

@@ -17,7 +17,7 @@ from engine.data.cache.index import PIXELS
 
 SPARE = 64 << 20  # bytes of the disk that are left free
 POLL = 0.1  # seconds between two attempts to get a lock
-PATIENCE = 0.5  # seconds of waiting that nobody is told about
+PATIENCE = 0.5  # seconds of waiting that are not worth a message
 
 
 @contextlib.contextmanager

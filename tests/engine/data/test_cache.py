@@ -168,7 +168,7 @@ def prepare(path: Path, folder: Path, slowly: float) -> subprocess.Popen[str]:
     )
 
 
-def test_a_killed_preparation_is_taken_up(tmp_path: Path, decoded: list[str]) -> None:
+def test_a_killed_preparation_is_continued(tmp_path: Path, decoded: list[str]) -> None:
     path = write_demo_dataset(tmp_path / "images.zip", 60, 30, size=40)
     folder = tmp_path / "cache"
     process = prepare(path, folder, 0.1)
@@ -194,8 +194,8 @@ def test_two_at_once_prepare_once(tmp_path: Path) -> None:
     path = write_demo_dataset(tmp_path / "images.zip", 30, 20, size=40)
     began = time.monotonic()
     both = [prepare(path, tmp_path / "cache", 0.05) for _ in range(2)]
-    told = [process.communicate(timeout=120)[0] for process in both]
-    assert told[0] == told[1] != ""
+    output = [process.communicate(timeout=120)[0] for process in both]
+    assert output[0] == output[1] != ""
     assert [process.returncode for process in both] == [0, 0]
     assert time.monotonic() - began < 60
     assert len(entries(tmp_path / "cache")) == 1

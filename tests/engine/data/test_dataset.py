@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.data.cache import CachedImages
 from engine.data.dataset import (
     Batch,
     EpochBatches,
@@ -74,6 +78,17 @@ def test_workers_change_nothing(workers: int) -> None:
         assert same(list(plain), list(many))
 
 
+def test_a_pickled_data_set_takes_no_pixels_along(tmp_path: Path) -> None:
+    """A loader's worker under spawn gets the path and opens the cache itself."""
+    (tmp_path / "images.u8").write_bytes(IMAGES.tobytes())
+    cached = CachedImages(tmp_path / "images.u8", len(IMAGES), SIDE)
+    dataset = ImageDataset(cached, ROWS, LABELS, INDICES)
+    assert IMAGES[0].tobytes() not in pickle.dumps(dataset)
+    loader = make_loader(dataset, batches(), 1, False, 2)
+    loader.multiprocessing_context = "spawn"
+    assert same(list(loader), list(make_loader(make_images(), batches(), 0, False, 2)))
+
+
 def test_loading_does_not_touch_the_global_generator() -> None:
     before = torch.get_rng_state()
     list(make_loader(make_images(), batches(), 0, False, 2))
@@ -88,7 +103,7 @@ def test_resident_images_give_the_same_batches() -> None:
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.booleans(), st.integers(0, 300))
-def test_going_on_in_the_middle_gives_the_rest(
+def test_resuming_within_an_epoch_gives_the_rest(
     count: int, size: int, shuffle: bool, skip: int
 ) -> None:
     sampler = EpochBatches(count, size, seed=1, shuffle=shuffle)
