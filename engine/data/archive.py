@@ -47,6 +47,18 @@ class Reader:
         except (*GONE, EOFError, zlib.error, RuntimeError) as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
+    def head(self, name: str, count: int) -> bytes:
+        """The first `count` bytes of one file. Raises UnreadableFile."""
+        try:
+            if self._path.is_dir():
+                return _read_file(self._path / self._members[name], count, whole=False)
+            with self._open_zip().open(self._members[name]) as file:
+                return file.read(count)
+        except UnreadableFile:
+            raise
+        except (*GONE, EOFError, zlib.error, RuntimeError) as error:
+            raise UnreadableFile(f"it cannot be read: {error}") from error
+
     def state(self, name: str) -> tuple[int, ...]:
         """What changes when the file does, without reading it; the size in bytes comes first.
 
@@ -156,19 +168,19 @@ def _walk(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _read_file(path: Path, limit: int) -> bytes:
-    """A regular file's bytes; does not wait for a pipe. Raises OSError."""
+def _read_file(path: Path, limit: int, whole: bool = True) -> bytes:
+    """A regular file's bytes, or its first `limit`; does not wait for a pipe. Raises OSError."""
     _require_regular(path.stat().st_mode)  # before it is opened: opening can change a device
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(file, "rb") as opened:
         found = os.fstat(file)
         _require_regular(found.st_mode)
-        if found.st_size > limit:
+        if found.st_size > limit and whole:
             raise UnreadableFile(
                 f"it has {found.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are "
                 "read of one file"
             )
-        return opened.read(found.st_size)
+        return opened.read(min(found.st_size, limit))
 
 
 def _require_regular(mode: int) -> None:

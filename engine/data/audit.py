@@ -76,6 +76,7 @@ def build_report(
         },
         "sizes": _sizes(scans),
         "modes": dict(Counter(scan.mode for scan in scans).most_common()),
+        "bits": {str(k): n for k, n in Counter(scan.bits for scan in scans if scan.bits).items()},
         "warnings": [],
     }
 

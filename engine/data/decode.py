@@ -3,60 +3,52 @@
 from __future__ import annotations
 
 import io
-import re
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
-MAX_PIXELS = 178_000_000  # from the header, before anything is decoded; Pillow has the same
+from engine.data.decoded import (
+    MAX_PIXELS,
+    Decoded,
+    Depth,
+    Reserve,
+    UnreadableImage,
+    ignore_codec_warnings,
+)
+from engine.data.dicom import decode_dicom
+from engine.data.grey import BAND, BAND_BYTES, to_grey
+
+__all__ = ["Decoded", "Depth", "UnreadableImage", "decode", "perceptual_hash", "resize"]
+
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG2000", "PPM")
-DEFAULT_12_BIT = 4095
-BAND = 1 << 18  # pixels that are made grey at a time
-BAND_BYTES = 32  # that one of them takes meanwhile
-CODEC_MODULES = r"(PIL|pydicom|engine\.data\.decode)\b"
-CODEC_WARNINGS = ("ignore", None, Warning, re.compile(CODEC_MODULES), 0)  # as `warnings` keeps it
 THUMBNAIL = 32  # side of what the perceptual hash looks at
 HASH_BYTES = 32
 _COSINES = np.cos(np.pi / THUMBNAIL * np.arange(16)[:, None] * (np.arange(THUMBNAIL) + 0.5))
-
-
-class UnreadableImage(ValueError):
-    """The bytes are no image that can be shown whole; the message says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A image and what it was."""
-
-    pixels: np.ndarray  # uint8 [H, W], upright
-    mode: str  # of the file: L, RGB, I;16, P, CMYK, DICOM, ...
-    width: int  # of the whole image, upright, also where it was decoded at a reduced scale
-    height: int
 
 
 def decode(
     data: bytes,
     name: str,
     at_least: int | None = None,
-    reserve: Callable[[int], None] | None = None,
+    reserve: Reserve | None = None,
+    bits: int | None = None,
 ) -> Decoded:
     """Decode by content, not by name. Raises UnreadableImage.
 
     Where `at_least` is given, a JPEG may be decoded at a reduced scale (1/2, 1/4 or 1/8 in its
     frequency domain) as long as both sides keep that many pixels. `reserve` is called with the
-    bytes that decoding will take, before it takes them, and may raise UnreadableImage.
+    bytes that decoding will take, before it takes them, and may raise UnreadableImage. `bits` is
+    what the 16-bit images of the data set use; by default, white is chosen for this image alone.
     """
+    reserve = reserve or (lambda _: None)
+    ignore_codec_warnings()
     if not data:
         raise UnreadableImage("the file is empty")
     if data[128:132] == b"DICM":
-        return _decode_dicom(data)
-    _ignore_codec_warnings()
+        return decode_dicom(data, reserve, bits)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _decode_image(image, at_least, reserve or (lambda _: None))
+            return _decode_image(image, at_least, reserve, bits)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -85,17 +77,8 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     return int.from_bytes(np.packbits(np.append(low > np.median(low), False)).tobytes(), "big")
 
 
-def _ignore_codec_warnings() -> None:
-    """Ignore warnings of the codecs' own modules from now on.
-
-    Not with `catch_warnings`: it is not safe in threads, and may leave every warning ignored.
-    """
-    if CODEC_WARNINGS not in warnings.filters:
-        warnings.filterwarnings("ignore", module=CODEC_MODULES)
-
-
 def _decode_image(
-    image: ImageFile.ImageFile, at_least: int | None, reserve: Callable[[int], None]
+    image: ImageFile.ImageFile, at_least: int | None, reserve: Reserve, bits: int | None
 ) -> Decoded:
     mode = image.mode
     width, height = image.size
@@ -110,7 +93,8 @@ def _decode_image(
     orientation = image.getexif().get(0x0112, 1)
     if orientation in (5, 6, 7, 8):  # on its side
         width, height = height, width
-    return Decoded(_upright(_to_grey(image, mode), orientation), mode, width, height)
+    grey, depth = to_grey(image, mode, bits, _declared_bits(image))
+    return Decoded(_upright(grey, orientation), mode, width, height, depth)
 
 
 def _memory_needed(image: ImageFile.ImageFile, pixels: int) -> int:
@@ -150,96 +134,18 @@ def _reduce(image: ImageFile.ImageFile, at_least: int) -> None:
             return
 
 
-def _to_grey(image: Image.Image, mode: str) -> np.ndarray:
-    """uint8 [H, W] of any mode, band by band: a copy of the whole in other modes is never held."""
-    grey = np.empty((image.height, image.width), np.uint8)
-    if mode == "F" or mode.startswith("I"):
-        low, high = _range(image)
-        for rows, band in _bands(image):
-            values = np.asarray(band)
-            if mode == "F":
-                grey[rows] = _scale_floats(values, low, high)
-            else:
-                grey[rows] = _scale_integers(values.astype(np.int64), int(low), int(high))
-    else:
-        for rows, band in _bands(image):
-            grey[rows] = np.asarray(_colour_to_grey(band, mode))
-    return grey
+def _declared_bits(image: ImageFile.ImageFile) -> int | None:
+    """The bits that a 16-bit file says it uses; None where it does not say.
 
-
-def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """The image in groups of whole rows, of about BAND pixels."""
-    step = max(1, BAND // image.width)
-    for top in range(0, image.height, step):
-        bottom = min(top + step, image.height)
-        whole = step >= image.height
-        yield slice(top, bottom), image if whole else image.crop((0, top, image.width, bottom))
-
-
-def _range(image: Image.Image) -> tuple[float, float]:
-    """Lowest and highest finite value; of what is not finite, zero."""
-    bands = (np.nan_to_num(np.asarray(b), posinf=0.0, neginf=0.0) for _, b in _bands(image))
-    extremes = [(band.min(), band.max()) for band in bands]
-    return float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-
-
-def _colour_to_grey(image: Image.Image, mode: str) -> Image.Image:
-    if mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))  # outside the image it is dark
-        image = Image.alpha_composite(black, rgba).convert("RGB")
-    elif mode not in ("L", "RGB", "1"):
-        image = image.convert("RGB")
-    return image.convert("L")
-
-
-def _scale_integers(values: np.ndarray, low: int, high: int) -> np.ndarray:
-    """16-bit values / 257; values that fill only 8 or 12 bits by those, or they would be black."""
-    if low < 0:
-        values, high = values - low, high - low
-    top = next((limit for limit in (255, DEFAULT_12_BIT, 65535) if high <= limit), high)
-    return np.rint(values * (255 / top)).astype(np.uint8)
-
-
-def _scale_floats(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0..1 or 0..255 as they are, other ranges stretched; what is not finite is black."""
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    if low >= 0 and high <= 1:
-        scaled = values * 255
-    elif low >= 0 and high <= 255:
-        scaled = values
-    else:
-        scaled = (values - low) * (255 / max(high - low, 1e-12))
-    return np.rint(scaled).astype(np.uint8)
-
-
-def _decode_dicom(data: bytes) -> Decoded:
-    """A DICOM image with rescale, window and MONOCHROME1 applied, as its viewer shows it."""
-    try:
-        import pydicom
-        from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-    except ImportError:
-        raise UnreadableImage(
-            "it is DICOM, which needs pydicom: pip install 'pneumoscope[dicom]'"
-        ) from None
-    _ignore_codec_warnings()  # pydicom warns of every small breach of the standard
-    try:
-        image = pydicom.dcmread(io.BytesIO(data))
-        if int(image.Rows) * int(image.Columns) * int(image.get("NumberOfFrames", 1)) > MAX_PIXELS:
-            raise UnreadableImage(f"{image.Columns} x {image.Rows} pixels are too many")
-        values = image.pixel_array
-        if values.ndim != 2:
-            raise UnreadableImage(f"it holds {values.shape} values, not one grey image")
-        values = apply_voi_lut(apply_modality_lut(values, image), image).astype(np.float64)
-    except UnreadableImage:
-        raise
-    except Exception as error:  # pydicom raises nearly anything on a damaged file
-        raise UnreadableImage(f"DICOM: {str(error).splitlines()[0]}") from error
-    low, high = float(values.min()), float(values.max())
-    grey = np.rint((values - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
-    if image.get("PhotometricInterpretation") == "MONOCHROME1":
-        grey = 255 - grey
-    return Decoded(grey, "DICOM", grey.shape[1], grey.shape[0])
+    PNG's sBIT is not asked: some write it beside values of so many bits, others, as the standard
+    has it, beside values that are stretched to all 16.
+    """
+    if image.format in ("JPEG2000", "PPM"):
+        return 16  # Pillow stretches them
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+        return int(bits) if 0 < bits < 16 else None
+    return None
 
 
 def _not_an_image(data: bytes) -> str:

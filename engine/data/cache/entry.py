@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import UserError
+from engine.data.bits import bits_in_use, bits_warning
 from engine.data.cache.fill import Copies, Decoder, Progress, fill
 from engine.data.cache.index import INDEX, PIXELS, Scan, read_index
 from engine.data.cache.pixels import CachedImages, open_pixels, valid_rows
@@ -18,7 +19,7 @@ from engine.data.source import Source
 from engine.files import sync_folder
 
 # Raise it where an image would be stored with other pixels than before, or another kind of line.
-PREPROCESSING = "2"
+PREPROCESSING = "3"
 TICK = 0.05  # seconds: two changes of a file within a tick of the clock have the same times
 
 
@@ -90,8 +91,9 @@ def _open(
                 try:
                     copies = Copies(folder, f"{_prefix(size)}*", size)
                     decoder = Decoder(reader, size, copies, int(memory_gb * 1e9))
-                    todo = {row: name for row, name in enumerate(names) if row not in valid}
                     so_far = len(valid)
+                    decoder.bits = bits_in_use(reader, names, decoder.depth, lambda: done(so_far))
+                    todo = {row: name for row, name in enumerate(names) if row not in valid}
                     scans |= fill(
                         where, pixels, todo, decoder, workers, lambda count: done(so_far + count)
                     )
@@ -107,7 +109,11 @@ def _open(
     if damaged:
         message = f"{damaged} images of the decode cache were damaged and have been decoded again"
         warnings.append(("cache_repaired", message))
-    return Opened(images, [scans[row] for row in range(len(names))], warnings)
+    in_order = [scans[row] for row in range(len(names))]
+    bits, clipped = [scan.bits for scan in in_order], [scan.clipped for scan in in_order]
+    if exceeded := bits_warning(names, bits, clipped):
+        warnings.append(exceeded)
+    return Opened(images, in_order, warnings)
 
 
 def _key(names: list[str], states: list[tuple[int, ...]], size: int) -> str:

@@ -33,32 +33,44 @@ class Decoder:
         # Two budgets, always taken in this order: nobody who decodes waits for anything.
         self._files = MemoryBudget(int(memory * FILES_SHARE))
         self._pixels = MemoryBudget(memory - self._files.total)
+        self.bits: int | None = None  # that the 16-bit images of the data set use
 
     def prepare(self, name: str) -> tuple[Scan, np.ndarray | None]:
         """Scan and pixels uint8 [S, S] of one image, or a scan with its error and None."""
         content = ""
         try:
             with contextlib.ExitStack() as reserved:
-                self._reserve(reserved, self._files, self._reader.state(name)[0], "its file has")
-                data = self._reader.read(name)
+                data = self._read(name, reserved)
                 content = hashlib.sha256(data).hexdigest()
-                copy = self._copies.of(content)
+                copy = self._copies.of(content, self.bits)
                 if copy is not None:
                     return copy
-
-                def reserve(needed: int) -> None:
-                    self._reserve(reserved, self._pixels, needed, "decoding it takes")
-
-                return self._decode(data, name, content, reserve)
+                return self._decode(data, name, content, self._reserve_pixels(reserved))
         except (UnreadableFile, decode.UnreadableImage) as error:
             return Scan(content, content or name, 0, 0, 0, "", str(error)), None
+
+    def depth(self, name: str) -> decode.Depth | None:
+        """How one image is scaled on its own; None where it is unreadable or its file decides."""
+        try:
+            with contextlib.ExitStack() as reserved:
+                data = self._read(name, reserved)
+                return decode.decode(data, name, reserve=self._reserve_pixels(reserved)).depth
+        except (UnreadableFile, decode.UnreadableImage):
+            return None
+
+    def _read(self, name: str, reserved: contextlib.ExitStack) -> bytes:
+        self._reserve(reserved, self._files, self._reader.state(name)[0], "its file has")
+        return self._reader.read(name)
 
     def _decode(
         self, data: bytes, name: str, content: str, reserve: Callable[[int], None]
     ) -> tuple[Scan, np.ndarray]:
         """A function of its own: the decoded image is freed before its reservation ends."""
-        image = decode.decode(data, name, at_least=self._size, reserve=reserve)
+        image = decode.decode(data, name, at_least=self._size, reserve=reserve, bits=self.bits)
         return _scan(image, content), decode.resize(image.pixels, self._size)
+
+    def _reserve_pixels(self, reserved: contextlib.ExitStack) -> Callable[[int], None]:
+        return lambda needed: self._reserve(reserved, self._pixels, needed, "decoding it takes")
 
     def _reserve(
         self, reserved: contextlib.ExitStack, budget: MemoryBudget, needed: int, what: str
@@ -76,7 +88,9 @@ def _scan(image: decode.Decoded, content: str) -> Scan:
     digest = hashlib.blake2b(image.pixels.data, digest_size=16, person=b"pixels")
     digest.update(f"{image.width}x{image.height}:{image.pixels.shape}".encode())
     phash = decode.perceptual_hash(image.pixels)
-    return Scan(content, digest.hexdigest(), phash, image.width, image.height, image.mode, None)
+    bits, clipped = (image.depth.bits, image.depth.clipped) if image.depth else (None, 0.0)
+    size = (image.width, image.height)
+    return Scan(content, digest.hexdigest(), phash, *size, image.mode, None, bits, clipped)
 
 
 class Copies:
@@ -90,11 +104,16 @@ class Copies:
             for row, stored in read_index(entry / INDEX).items():
                 self._where[stored.scan.content] = (entry / PIXELS, row, stored)
 
-    def of(self, content: str) -> tuple[Scan, np.ndarray] | None:
-        """Scan and pixels uint8 [S, S] of a file with this SHA-256, where they are undamaged."""
+    def of(self, content: str, bits: int | None) -> tuple[Scan, np.ndarray] | None:
+        """Scan and pixels uint8 [S, S] of a file with this SHA-256, where they are undamaged.
+
+        `bits` is what this data set uses: an image that another one scaled otherwise is no copy.
+        """
         if content not in self._where:
             return None
         path, row, stored = self._where[content]
+        if stored.scan.bits not in (None, bits):
+            return None
         area = self._size**2
         try:
             grey = np.fromfile(path, np.uint8, area, offset=row * area)

@@ -22,6 +22,8 @@ class Scan:
     height: int
     mode: str
     error: str | None  # why it is unreadable
+    bits: int | None = None  # that white was taken to have; None where the file decides
+    clipped: float = 0.0  # share of the pixels above white
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import io, json, random, sys, time
 import numpy as np
 from PIL import Image
 from engine.data.decode import UnreadableImage, decode
-from tests.engine.data.test_decode import dicom
+from tests.engine.data.test_dicom import dicom
 
 first, count = int(sys.argv[1]), int(sys.argv[2])
 image = (np.random.default_rng(0).random((96, 80)) * 255).astype(np.uint8)
