@@ -15,11 +15,14 @@ from starlette.staticfiles import StaticFiles
 
 from engine.records.store import Store
 from server import errors
+from server.background import keep_running
 from server.hub import Hub
 from server.routes import datasets, live, runs, service
 from server.security import Gate, Guard
 from server.settings import Settings, check_exposure
 from server.supervisor import Supervisor
+
+BUSY_SECONDS = 5.0  # that a request waits for another's lock on the database
 
 ROUTES = [
     Route("/", service.page),
@@ -40,6 +43,7 @@ ROUTES = [
     Route("/datasets", datasets.list_datasets),
     Route("/datasets/{name}", datasets.show_dataset, methods=["GET"]),
     Route("/datasets/{name}", datasets.put_dataset, methods=["PUT"]),
+    Route("/datasets/{name}", datasets.delete_dataset, methods=["DELETE"]),
     WebSocketRoute("/ws", live.stream),
     WebSocketRoute("/ws/runs/{run_id:run_id}", live.stream),
     Mount("/static", StaticFiles(directory=service.STATIC)),
@@ -56,14 +60,17 @@ def create_app(settings: Settings) -> Starlette:
         async with contextlib.AsyncExitStack() as stack:
             # Three connections: reading never waits for writing, and the hub sees both.
             store, writer, log = [
-                await stack.enter_async_context(await Store.open(settings.database))
+                await stack.enter_async_context(await Store.open(settings.database, BUSY_SECONDS))
                 for _ in range(3)
             ]
             datasets.clear_unfinished(settings.upload_dir)
             hub, supervisor = Hub(log), Supervisor(writer, settings)
             await hub.start()
-            await supervisor.adopt()
-            tasks = [asyncio.create_task(work.run()) for work in (hub, supervisor)]
+            await supervisor.look()
+            tasks = [
+                asyncio.create_task(keep_running(work.run, work.faults))
+                for work in (hub, supervisor)
+            ]
             try:
                 yield {
                     "settings": settings,
@@ -73,7 +80,7 @@ def create_app(settings: Settings) -> Starlette:
                     "supervisor": supervisor,
                     "gate": gate,
                 }
-            finally:  # the workers go on: the next server takes them up
+            finally:  # the workers continue: the next server adopts them
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)

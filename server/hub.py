@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import logging
-import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from engine.records.store import PASSING, Store
+from server.background import Faults
 
 POLL_SECONDS = 0.04  # between two looks at the database's data_version
+FAILED_SECONDS = 1.0  # before the next look after one that failed
 WAITING = 256  # events that may wait for one socket before it counts as too slow
 PROGRESS_SHARE = 0.002  # seconds between a run's progress events, for each socket that hears them
 ALL_RUNS = None
-
-log = logging.getLogger("pneumoscope")
 
 Message = tuple[int, str]  # (event_id, JSON)
 
@@ -53,6 +52,7 @@ class Hub:
 
     def __init__(self, store: Store) -> None:
         """`store` is the hub's own: a connection does not see its own writes as changes."""
+        self.faults = Faults("hub")
         self._store = store
         self._subscribers: dict[int | None, set[Subscriber]] = defaultdict(set)
         self._next_progress: dict[int, float] = {}  # run -> when the next may be sent
@@ -61,21 +61,22 @@ class Hub:
         self.dropped = 0  # sockets, for being too slow
 
     async def start(self) -> None:
-        """Take up the log where it stands."""
+        """Begin at the end of the log."""
         self.last_id = await self._store.last_event_id()
 
     async def run(self) -> None:
-        """Follow the log for ever."""
+        """Follow the log until cancelled."""
         version = -1
         while True:
-            try:
+            pause = FAILED_SECONDS
+            with self.faults.noted("the event log cannot be read"):
+                # Read before the events: a change during that query is seen the next time.
                 if (now := await self._store.data_version()) != version:
-                    version = now  # read first: a change during the query is seen the next time
                     await self._dispatch()
-            except sqlite3.Error:  # a disk in trouble, for a while
-                log.exception("the event log cannot be read")
-                await asyncio.sleep(1)
-            await asyncio.sleep(POLL_SECONDS)
+                    version = now
+                pause = POLL_SECONDS
+            self.faults.end_round()
+            await asyncio.sleep(pause)
 
     def subscribe(self, run_id: int | None, on_slow: Callable[[], object]) -> Subscriber:
         """Events of one run, or of ALL_RUNS, from now on."""
@@ -94,8 +95,9 @@ class Hub:
         while True:
             rows = await self._store.events_after(self.last_id)
             for row in rows:
-                self._hand_out(row)
                 self.last_id = row["event_id"]
+                with self.faults.noted("an event could not be sent"):
+                    self._hand_out(row)
             if not rows:
                 return
             await asyncio.sleep(0)  # let the sockets send
@@ -117,12 +119,27 @@ class Hub:
                 subscriber.put(message)
 
 
-def flat(row: dict[str, Any]) -> dict[str, Any]:
-    """An event as it travels: the payload beside event, event_id, run_id and at."""
-    head = {key: row[key] for key in ("event", "event_id", "run_id", "at")}
-    return head | row["payload"]
-
-
 def encode(row: dict[str, Any]) -> str:
-    """The same as JSON."""
-    return json.dumps(flat(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """An event as it travels: its payload beside event, event_id, run_id and at, as JSON.
+
+    Raises ValueError for a row that is no event, as only another program can have written it.
+    """
+    if not isinstance(row["payload"], dict):
+        raise ValueError(f"event {row['event_id']} of run {row['run_id']} has no payload")
+    event = {key: row[key] for key in ("event", "event_id", "run_id", "at")} | row["payload"]
+    try:
+        text = json.dumps(event, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        if not text.isascii():
+            text.encode()  # half a character cannot be sent
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"event {row['event_id']} of run {row['run_id']}: {error}") from error
+    return text
+
+
+def encode_all(rows: list[dict[str, Any]]) -> list[str]:
+    """Every row that is an event; the hub has logged the others."""
+    texts = []
+    for row in rows:
+        with contextlib.suppress(ValueError):
+            texts.append(encode(row))
+    return texts

@@ -1,13 +1,19 @@
-"""The description of the routes, as OpenAPI has it; the fields of a run come from the schema."""
+"""The description of the routes, as OpenAPI has it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from config import Config
-from config.rules import Rule
-from config.schema import RULES
-from engine.records.store import METRIC_COLUMNS
+from server.components import (
+    NUMBER,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Schema,
+    components,
+    object_of,
+    or_null,
+    ref,
+)
 from server.parsing import (
     DESCRIPTION_LENGTH,
     MAX_ID,
@@ -18,14 +24,7 @@ from server.parsing import (
 from server.routes.datasets import NAME
 from server.routes.runs import ARTIFACTS
 
-Schema = dict[str, Any]
-
-OBJECT: Schema = {"type": "object", "additionalProperties": True}
-TEXT: Schema = {"type": "string"}
-NUMBER: Schema = {"type": "number"}
-WHOLE: Schema = {"type": "integer"}
 RUN_ID: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
-FIGURES = ("val_recall", "val_specificity", "val_f1", "val_auroc", "val_loss")
 
 
 def describe(config: Config) -> Schema:
@@ -44,7 +43,7 @@ def describe(config: Config) -> Schema:
             "/experiments/centralized": {"post": _start()},
             "/runs": {"get": _list_runs()},
             "/runs/{run_id}": {
-                "get": _operation("One run, whole", {200: _json(_ref("RunDetail"))}, of_run=True),
+                "get": _operation("One run, whole", {200: _json(ref("RunDetail"))}, of_run=True),
                 "delete": _operation(
                     "Delete a run that has ended, with its files",
                     {204: {"description": "deleted"}, 409: _error("it has not ended")},
@@ -52,66 +51,26 @@ def describe(config: Config) -> Schema:
                 ),
             },
             "/runs/{run_id}/cancel": {"post": _change("Stop a run, gracefully, then by force")},
-            "/runs/{run_id}/resume": {"post": _change("Go on from the last checkpoint")},
+            "/runs/{run_id}/resume": {"post": _change("Continue from the last checkpoint")},
             "/runs/{run_id}/metrics": {"get": _metrics()},
             "/runs/{run_id}/events": {"get": _events()},
             "/runs/{run_id}/artifacts/{name}": {"get": _artifact()},
             "/datasets": {"get": _list_datasets()},
-            "/datasets/{name}": {"get": _show_dataset(), "put": _put_dataset()},
-            "/healthz": {"get": _operation("Health", {200: _json(_object(status=TEXT))})},
+            "/datasets/{name}": {
+                "get": _show_dataset(),
+                "put": _put_dataset(),
+                "delete": _delete_dataset(),
+            },
+            "/healthz": {"get": _operation("Health", {200: _json(ref("Health"))})},
             "/metrics": {"get": _operation("Figures for Prometheus", {200: _text("text/plain")})},
             "/openapi.json": {"get": _operation("This", {200: _json(OBJECT)})},
         },
         "components": {
-            "schemas": {
-                "Error": _object(error=TEXT, detail=TEXT, field=_or_null(TEXT)),
-                "Run": _run(),
-                "RunDetail": _run_detail(),
-                "Progress": _progress(),
-                "Metrics": _metrics_row(),
-                "Event": _object(event=TEXT, event_id=WHOLE, run_id=WHOLE, at=TEXT),
-                "Dataset": _dataset(),
-                "ConfigOverrides": config_overrides(config),
-            },
+            "schemas": components(config),
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
     }
-
-
-def config_overrides(config: Config) -> Schema:
-    """A property for each key that a run may override, with type, range, default and meaning."""
-    values = config.to_dict()
-    defaults = {f"{name}.{key}": v for name, keys in values.items() for key, v in keys.items()}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            key: _rule_schema(rule)
-            | {"default": defaults[key], "description": f"{rule.meaning} ({rule.allowed()})"}
-            for key, rule in RULES.items()
-            if not key.startswith("output.")
-        },
-    }
-
-
-def _rule_schema(rule: Rule) -> Schema:
-    kinds = {"int": "integer", "float": "number", "bool": "boolean", "str": "string"}
-    if rule.kind == "str":
-        if rule.choices:
-            return {"enum": list(rule.choices)}
-        return {"type": "string", "minLength": 1} | (
-            {"pattern": f"^({rule.pattern})$"} if rule.pattern else {}
-        )
-    limits: Schema = {}
-    if rule.low is not None:
-        limits["exclusiveMinimum" if rule.above_low else "minimum"] = rule.low
-    if rule.high is not None:
-        limits["maximum"] = rule.high
-    if rule.kind == "ints":
-        return {"type": "array", "items": {"type": "integer", **limits}}
-    one: Schema = {"type": kinds[rule.kind], **limits}
-    return {"anyOf": [one, {"enum": list(rule.choices)}]} if rule.choices else one
 
 
 def _start() -> Schema:
@@ -128,16 +87,16 @@ def _start() -> Schema:
                 "description": "a ZIP or a folder below one that was given by --data",
             },
             "dataset_id": {"type": "integer", "description": "an uploaded data set, instead"},
-            "config_overrides": _ref("ConfigOverrides"),
+            "config_overrides": ref("ConfigOverrides"),
         },
         "oneOf": [{"required": ["dataset_path"]}, {"required": ["dataset_id"]}],
     }
-    answer = _object(
+    answer = object_of(
         run_id=WHOLE,
         training_mode=TEXT,
         status={"enum": ["in_progress", "queued"]},
         message=TEXT,
-        estimated_duration=_or_null(NUMBER),
+        estimated_duration=or_null(NUMBER),
     )
     return _operation(
         "Start a run",
@@ -145,6 +104,7 @@ def _start() -> Schema:
             202: _json(answer),
             403: _error("dataset_path lies elsewhere, or a key belongs to the server"),
             404: _error("no such data set"),
+            409: _error("the data set has been replaced or deleted meanwhile"),
             408: _error("the body did not arrive in time"),
             413: _error("the body is too large"),
             422: _error("a key or a value is wrong; field says which"),
@@ -153,9 +113,9 @@ def _start() -> Schema:
 
 
 def _list_runs() -> Schema:
-    answer = _object(
-        runs={"type": "array", "items": _ref("Run")},
-        next_before=_or_null(WHOLE),
+    answer = object_of(
+        runs={"type": "array", "items": ref("Run")},
+        next_before=or_null(WHOLE),
         counts=OBJECT,
         last_event_id=WHOLE,
     )
@@ -181,12 +141,12 @@ def _list_runs() -> Schema:
 
 
 def _metrics() -> Schema:
-    rows = _object(metrics={"type": "array", "items": _ref("Metrics")})
+    rows = object_of(metrics={"type": "array", "items": ref("Metrics")})
     return _operation("A row for each epoch", {200: _json(rows)}, of_run=True)
 
 
 def _events() -> Schema:
-    answer = _object(events={"type": "array", "items": _ref("Event")})
+    answer = object_of(events={"type": "array", "items": ref("Event")})
     return _operation(
         "The log of one run",
         {200: _json(answer), 422: _error("a wrong parameter")},
@@ -205,12 +165,11 @@ def _events() -> Schema:
 def _artifact() -> Schema:
     name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(ARTIFACTS)}}
     return _operation(
-        "One file that a run left; Range is understood",
+        "One file that a run left, as it is now; one range is understood",
         {
             200: {"description": "the file", "content": {"*/*": {}}},
             206: {"description": "a part of it", "content": {"*/*": {}}},
-            400: {"description": "Range is malformed", "content": {"*/*": {}}},
-            416: {"description": "Range is beyond the file", "content": {"*/*": {}}},
+            416: _error("Range is beyond the file"),
         },
         [name],
         of_run=True,
@@ -218,19 +177,19 @@ def _artifact() -> Schema:
 
 
 def _list_datasets() -> Schema:
-    answer = _object(datasets={"type": "array", "items": _ref("Dataset")})
+    answer = object_of(datasets={"type": "array", "items": ref("Dataset")})
     return _operation("Uploaded data sets", {200: _json(answer)})
 
 
 def _show_dataset() -> Schema:
-    answers = {200: _json(_ref("Dataset")), 404: _error("no such data set")}
+    answers = {200: _json(ref("Dataset")), 404: _error("no such data set")}
     return _operation("One data set", answers | {422: _error("no such name")}, [_dataset_name()])
 
 
 def _put_dataset() -> Schema:
     answers = {
-        200: _json(_ref("Dataset")),
-        201: _json(_ref("Dataset")),
+        200: _json(ref("Dataset")),
+        201: _json(ref("Dataset")),
         408: _error("the upload stood still"),
         413: _error("too large"),
         422: _error("no good data set; problems lists everything that is wrong"),
@@ -242,13 +201,23 @@ def _put_dataset() -> Schema:
     }
 
 
+def _delete_dataset() -> Schema:
+    answers = {
+        204: {"description": "deleted"},
+        404: _error("no such data set"),
+        409: _error("a queued or running run uses it; run_id names it"),
+        422: _error("no such name"),
+    }
+    return _operation("Delete a data set and its upload", answers, [_dataset_name()])
+
+
 def _dataset_name() -> Schema:
     schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
     return {"name": "name", "in": "path", "required": True, "schema": schema}
 
 
 def _change(summary: str) -> Schema:
-    answer = _object(run_id=WHOLE, status=TEXT, message=TEXT)
+    answer = object_of(run_id=WHOLE, status=TEXT, message=TEXT)
     answers = {202: _json(answer), 409: _error("not in this state; status names it")}
     return _operation(summary, answers, of_run=True)
 
@@ -287,82 +256,5 @@ def _text(kind: str) -> Schema:
 def _error(description: str) -> Schema:
     return {
         "description": description,
-        "content": {"application/json": {"schema": _ref("Error")}},
+        "content": {"application/json": {"schema": ref("Error")}},
     }
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _run() -> Schema:
-    optional = {name: _or_null(NUMBER) for name in ("training_time", "epoch", "epochs", *FIGURES)}
-    optional |= {name: _or_null(TEXT) for name in ("started_at", "completed_at", "error")}
-    return _object(
-        run_id=WHOLE,
-        run_name=TEXT,
-        run_description=TEXT,
-        training_mode=TEXT,
-        status={"enum": list(STATUSES)},
-        created_at=TEXT,
-        total_epochs_run=_or_null(WHOLE),
-        early_stopped=_or_null({"type": "boolean"}),
-        best_epoch=_or_null(WHOLE),
-        dataset_path=_or_null(TEXT),
-        progress=_or_null(_ref("Progress")),
-        **optional,
-    )
-
-
-def _run_detail() -> Schema:
-    artifact = _object(name={"enum": list(ARTIFACTS)}, bytes=WHOLE, url=TEXT)
-    return _object(
-        run_id=WHOLE,
-        run_name=TEXT,
-        run_description=TEXT,
-        status={"enum": list(STATUSES)},
-        created_at=TEXT,
-        config=_or_null(OBJECT),
-        manifest=_or_null(OBJECT),
-        result=_or_null(OBJECT),
-        progress=_or_null(_ref("Progress")),
-        artifacts={"type": "array", "items": artifact},
-        last_event_id=WHOLE,
-    )
-
-
-def _progress() -> Schema:
-    fields = ("loss", "images_per_second", "eta_seconds")
-    return _object(
-        at=TEXT,
-        phase=TEXT,
-        epoch=WHOLE,
-        step=WHOLE,
-        steps=WHOLE,
-        **{name: _or_null(NUMBER) for name in fields},
-    )
-
-
-def _metrics_row() -> Schema:
-    return _object(
-        **{name: WHOLE if name == "epoch" else _or_null(NUMBER) for name in METRIC_COLUMNS}
-    )
-
-
-def _dataset() -> Schema:
-    return _object(
-        dataset_id=WHOLE,
-        name=TEXT,
-        path=TEXT,
-        fingerprint=_or_null(TEXT),
-        report=_or_null(OBJECT),
-        created_at=TEXT,
-    )

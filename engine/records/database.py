@@ -136,10 +136,10 @@ def _use_wal(database: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def pragmas() -> tuple[str, ...]:
+def pragmas(busy_seconds: float = BUSY_SECONDS) -> tuple[str, ...]:
     """What every connection sets."""
     return (
-        f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}",
+        f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}",
         "PRAGMA synchronous = NORMAL",  # in WAL mode a crash loses no consistency
         "PRAGMA foreign_keys = ON",
     )

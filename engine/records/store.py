@@ -44,14 +44,17 @@ class Store:
         self._in_transaction = asyncio.Lock()  # a connection has one at a time
 
     @classmethod
-    async def open(cls, path: Path) -> Store:
-        """Open, check and bring the schema forward. Raises UserError, naming the file."""
+    async def open(cls, path: Path, busy_seconds: float = BUSY_SECONDS) -> Store:
+        """Open, check and bring the schema forward. Raises UserError, naming the file.
+
+        A statement that meets a lock for longer than `busy_seconds` raises OperationalError.
+        """
         with readable_errors(path):
             with connect(path, check=True):
                 pass  # migrated and checked with the plain driver
-            connection = await aiosqlite.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection = await aiosqlite.connect(path, timeout=busy_seconds, isolation_level=None)
             try:
-                for pragma in pragmas():
+                for pragma in pragmas(busy_seconds):
                     await connection.execute(pragma)
             except BaseException:
                 await connection.close()  # an open one would hang the interpreter's exit
@@ -290,6 +293,19 @@ class Store:
     async def dataset_is_used(self, path: str) -> bool:
         """Whether a run was given this file."""
         return bool(await self._rows("SELECT 1 FROM run WHERE dataset_path = ? LIMIT 1", (path,)))
+
+    async def run_of_dataset(self, path: str, statuses: Sequence[str]) -> int | None:
+        """A run in one of `statuses` that was given this file; None where there is none."""
+        rows = await self._rows(
+            "SELECT run_id FROM run WHERE dataset_path = ? "
+            f"AND status IN ({marks(statuses)}) ORDER BY run_id LIMIT 1",
+            (path, *statuses),
+        )
+        return rows[0]["run_id"] if rows else None
+
+    async def delete_dataset(self, name: str) -> None:
+        """Forget a data set; its file is the caller's to delete."""
+        await self._db.execute("DELETE FROM dataset WHERE name = ?", (name,))
 
     async def list_datasets(self) -> list[Row]:
         """Every data set with its report, the newest first."""

@@ -1,13 +1,16 @@
-"""Data sets: upload, list, look at."""
+"""Data sets: upload, list, look at, delete."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,10 +21,12 @@ from starlette.responses import JSONResponse, Response
 from server.check_dataset import check
 from server.errors import ApiError
 from server.settings import Settings
+from server.supervisor import LIVE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PART = ".upload-"  # how the names of unfinished uploads begin
 CHUNK = 1 << 20  # bytes handed to the disk at once
+UNFINISHED = ("queued", *LIVE)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,23 +39,21 @@ async def put_dataset(request: Request) -> Response:
     state, name = request.state, name_of(request)
     folder: Path = state.settings.upload_dir
     try:
-        await run_in_threadpool(folder.mkdir, parents=True, exist_ok=True)
-        part, fingerprint = await _receive(request, state.settings)
+        async with _new_part(folder) as (part, file):
+            fingerprint = await _receive(request, file, state.settings)
+            found = await check(part, f"{name}.zip", state.settings.config)
+            if "problems" in found:
+                problems = {"problems": found["problems"], "count": found["count"]}
+                raise ApiError(422, found["detail"], more=problems)
+            path = (folder / f"{name}-{fingerprint[:16]}.zip").resolve()
+            async with state.writer.transaction():  # a deletion of the same file has to wait
+                before = await state.writer.get_dataset(name)
+                await run_in_threadpool(part.replace, path)
+                await state.writer.put_dataset(name, str(path), fingerprint, found["report"])
     except OSError as error:
         raise _storage_error(error) from error
-    try:
-        found = await check(part, f"{name}.zip", state.settings.config)
-        if "problems" in found:
-            raise ApiError(422, found["detail"], more={"problems": found["problems"]})
-        path = (folder / f"{name}-{fingerprint[:16]}.zip").resolve()
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    before = await state.store.get_dataset(name)
-    async with state.writer.transaction():
-        await state.writer.put_dataset(name, str(path), fingerprint, found["report"])
     if before is not None and before["path"] != str(path):
-        await _drop_unused(state, before["path"])
+        await drop_unused(state, before["path"])
     row = await state.store.get_dataset(name)
     return JSONResponse(row, status_code=200 if before is not None else 201)
 
@@ -69,6 +72,46 @@ async def show_dataset(request: Request) -> Response:
     return JSONResponse(row)
 
 
+async def delete_dataset(request: Request) -> Response:
+    """DELETE /datasets/{name}: the data set and its uploaded file, unless a run needs it now.
+
+    Runs that have ended keep their results; they cannot be resumed without the file.
+    """
+    state, name = request.state, name_of(request)
+    async with state.writer.transaction():
+        row = await state.writer.get_dataset(name)
+        if row is None:
+            raise ApiError(404, f"there is no data set {name}", field="name")
+        if run_id := await state.writer.run_of_dataset(row["path"], UNFINISHED):
+            detail = f"run {run_id} uses the data set {name}: cancel it first, or wait for its end"
+            raise ApiError(409, detail, field="name", more={"run_id": run_id})
+        await state.writer.delete_dataset(name)
+        await _unlink(state, row["path"])
+    return Response(status_code=204)
+
+
+async def drop_unused(state: Any, path: str | None) -> None:
+    """Delete an uploaded file that no data set and no run names any more."""
+    if path is None or not _is_upload(state.settings, path):
+        return
+    async with state.writer.transaction():  # no run can be given it meanwhile
+        if await state.writer.dataset_is_used(path):
+            return
+        if any(row["path"] == path for row in await state.writer.list_datasets()):
+            return
+        await _unlink(state, path)
+
+
+async def _unlink(state: Any, path: str) -> None:
+    if _is_upload(state.settings, path):
+        await run_in_threadpool(Path(path).unlink, missing_ok=True)
+
+
+def _is_upload(settings: Settings, path: str) -> bool:
+    """Whether the file was uploaded; any other belongs to a person."""
+    return Path(path).parent == settings.upload_dir.resolve()
+
+
 def name_of(request: Request) -> str:
     """The data set in the path. Raises ApiError 422."""
     name: str = request.path_params["name"]
@@ -79,29 +122,52 @@ def name_of(request: Request) -> str:
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what uploads left that a killed server did not finish."""
+    """Remove what uploads left whose server was killed; another server may be receiving others."""
     for part in folder.glob(f"{PART}*"):
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its server holds it until the end
+            part.unlink(missing_ok=True)
 
 
-async def _receive(request: Request, settings: Settings) -> tuple[Path, str]:
-    """The body in a file of its own, and its SHA-256. In constant memory; nothing half is left."""
+@contextlib.asynccontextmanager
+async def _new_part(folder: Path) -> AsyncIterator[tuple[Path, BinaryIO]]:
+    """An unfinished upload's file, locked while it is one; deleted unless it was renamed."""
+    path, file = await run_in_threadpool(_create_part, folder)
+    try:
+        with file:
+            yield path, file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _create_part(folder: Path) -> tuple[Path, BinaryIO]:
+    folder.mkdir(parents=True, exist_ok=True)
+    while True:
+        descriptor, text = tempfile.mkstemp(prefix=PART, dir=folder)
+        file = os.fdopen(descriptor, "wb")
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if Path(text).exists():  # else a server that just started has removed it
+                return Path(text), file
+        except BaseException:
+            Path(text).unlink(missing_ok=True)
+            file.close()
+            raise
+        file.close()
+
+
+async def _receive(request: Request, file: BinaryIO, settings: Settings) -> str:
+    """Write the body to the file, in constant memory; its SHA-256. Raises ApiError, OSError."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared[:19]) > settings.max_upload:
         raise _too_large(settings)
-    descriptor, text = tempfile.mkstemp(prefix=PART, dir=settings.upload_dir)
-    part = Path(text)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            digest = await _stream_to(file, request, settings)
-        return part, digest
-    except BaseException as error:
-        part.unlink(missing_ok=True)  # noqa: ASYNC240  at once, even where it is cancelled
-        if isinstance(error, ClientDisconnect):
-            raise ApiError(400, "the upload broke off") from None
-        if isinstance(error, TimeoutError):
-            raise ApiError(408, "the upload stood still for too long") from None
-        raise
+        return await _stream_to(file, request, settings)
+    except ClientDisconnect:
+        raise ApiError(400, "the upload broke off") from None
+    except TimeoutError:
+        raise ApiError(408, "the upload stood still for too long") from None
 
 
 async def _stream_to(file: BinaryIO, request: Request, settings: Settings) -> str:
@@ -144,9 +210,3 @@ def _storage_error(error: OSError) -> ApiError:
     if error.errno in NO_SPACE:
         return ApiError(507, "the server's disk is full; nothing of the upload was kept")
     return ApiError(507, f"the upload folder cannot be written ({error.strerror})")
-
-
-async def _drop_unused(state: Any, path: str) -> None:
-    """A replaced data set that no run was given."""
-    if not await state.store.dataset_is_used(path):
-        await run_in_threadpool(Path(path).unlink, missing_ok=True)

@@ -8,7 +8,7 @@ import contextlib
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.errors import ApiError
-from server.hub import Hub, Subscriber, encode
+from server.hub import Hub, Subscriber, encode_all
 from server.parsing import MAX_ID, get_run, number_of
 
 NOT_UNDERSTOOD = (1003, "this stream takes no messages")
@@ -101,8 +101,8 @@ class Stream:
         """Send what the log holds after an id; the id of the last event sent."""
         store = self._socket.state.store
         while rows := await store.events_after(after, self._run_id, BATCH):
-            for row in rows:
-                await self._send_text(encode(row))
+            for text in encode_all(rows):
+                await self._send_text(text)
             after = rows[-1]["event_id"]
         return after
 

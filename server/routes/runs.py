@@ -10,13 +10,17 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from config import Config
+from engine.files import jsonable
+from engine.records.liveness import host_name, is_running, this_host
+from server.download import Download
 from server.errors import ApiError
-from server.hub import flat
+from server.hub import encode_all
 from server.parsing import MAX_ID, get_run, number_of, read_start, statuses_of
-from server.supervisor import ENDED, RESUMABLE, checkpoint_folder
+from server.routes.datasets import drop_unused
+from server.supervisor import ENDED, LIVE, RESUMABLE, checkpoint_folder, has_snapshot, output_of
 
 PAGE, LARGEST_PAGE = 50, 500
 SEEN_RUNS = 3  # from which a duration is estimated, at most
@@ -35,7 +39,6 @@ ARTIFACTS = {
     "scores_test": ("results", "scores_test_{}.csv"),
     "validation": ("results", "validation_{}.json"),
     "manifest": ("results", "manifest_{}.json"),
-    "report": ("results", "report_{}.html"),
     "log": ("logs", "run_{}.log"),
     "console": ("logs", "run_{}.console.log"),
 }
@@ -47,6 +50,9 @@ async def start_run(request: Request) -> Response:
     wanted = await read_start(request, state.settings, state.store)
     estimate = await estimated_duration(state.store, wanted.dataset, wanted.config)
     async with state.writer.transaction():
+        # Inside: an upload that replaces the data set deletes its file in a transaction, too.
+        if not await run_in_threadpool(wanted.dataset.exists):
+            raise ApiError(409, "the data set has been replaced or deleted", field="dataset_id")
         run_id = await state.writer.create_run(
             run_name=wanted.run_name,
             run_description=wanted.run_description,
@@ -78,12 +84,10 @@ async def list_runs(request: Request) -> Response:
         statuses_of(request), request.query_params.get("name", ""), limit, before
     )
     progress = await store.progress([row["run_id"] for row in rows])
+    runs = [_readable(row) | {"progress": _progress(progress.get(row["run_id"]))} for row in rows]
     return JSONResponse(
         {
-            "runs": [
-                _readable(row) | {"progress": _progress(progress.get(row["run_id"]))}
-                for row in rows
-            ],
+            "runs": jsonable(runs),
             "next_before": rows[-1]["run_id"] if len(rows) == limit else None,
             "counts": await store.count_runs(),
             "last_event_id": last_event_id,
@@ -98,25 +102,24 @@ async def show_run(request: Request) -> Response:
     row = await get_run(request, store)
     run_id = row["run_id"]
     progress = await store.progress([run_id])
-    files = artifacts(row)
+    files = artifacts(row, request.state.settings.config)
     existing = await run_in_threadpool(_existing, files, run_id)
     result = await run_in_threadpool(_read_json, files["result"])
     row = _readable({key: value for key, value in row.items() if not key.startswith("pid")})
-    return JSONResponse(
-        row
-        | {
-            "progress": _progress(progress.get(run_id)),
-            "result": result,
-            "artifacts": existing,
-            "last_event_id": last_event_id,
-        }
-    )
+    more = {
+        "progress": _progress(progress.get(run_id)),
+        "result": result,
+        "artifacts": existing,
+        "last_event_id": last_event_id,
+    }
+    return JSONResponse(jsonable(row | more))
 
 
 async def run_metrics(request: Request) -> Response:
     """GET /runs/{run_id}/metrics: a row for each epoch."""
     row = await get_run(request, request.state.store)
-    return JSONResponse({"metrics": await request.state.store.metrics(row["run_id"])})
+    rows = await request.state.store.metrics(row["run_id"])
+    return JSONResponse({"metrics": jsonable(rows)})
 
 
 async def run_events(request: Request) -> Response:
@@ -124,28 +127,45 @@ async def run_events(request: Request) -> Response:
     row = await get_run(request, request.state.store)
     after = number_of(request, "after", 0, 0, MAX_ID)
     limit = number_of(request, "limit", 1000, 1, 1000)
-    events = await request.state.store.events_after(after, row["run_id"], limit)
-    return JSONResponse({"events": [flat(event) for event in events]})
+    events = encode_all(await request.state.store.events_after(after, row["run_id"], limit))
+    return Response(f'{{"events":[{",".join(events)}]}}', media_type="application/json")
 
 
 async def cancel_run(request: Request) -> Response:
     """POST /runs/{run_id}/cancel: stop gracefully, then by force."""
     row = await get_run(request, request.state.store)
     if not await request.state.supervisor.cancel(row["run_id"]):
+        row = await get_run(request, request.state.store)
+        if row["status"] in LIVE and row["host"] not in (None, this_host()):
+            await _conflict(request, f"its process is on {host_name(row['host'])}; stop it there")
         await _conflict(request, "only a queued or a running run can be cancelled")
     return await _state(request, "the run is being stopped")
 
 
 async def resume_run(request: Request) -> Response:
-    """POST /runs/{run_id}/resume: queue a run that ended before its time; it goes on exactly."""
+    """POST /runs/{run_id}/resume: queue a run that ended early; it continues exactly."""
     state = request.state
     row = await get_run(request, state.store)
+    elsewhere = row["host"] not in (None, this_host())
+    if row["status"] == "interrupted" and elsewhere and is_running(row):
+        await _conflict(
+            request, f"its process on {host_name(row['host'])} still shows signs of life"
+        )
+    if row["status"] in RESUMABLE and await _lost_snapshots(state, row):
+        folder = checkpoint_folder(row, state.settings.config)
+        raise ApiError(
+            409,
+            f"run {row['run_id']} cannot be resumed: it has trained, and there is no last.pt or "
+            f"previous.pt in {folder}; put them back, or start a new run",
+            field="run_id",
+            more={"status": row["status"]},
+        )
     async with state.writer.transaction():
         queued = await state.writer.requeue_run(row["run_id"], RESUMABLE)
     if not queued:
         await _conflict(request, "only an interrupted, stopped or failed run can be resumed")
     await state.supervisor.look()
-    return await _state(request, "the run goes on from its last checkpoint")
+    return await _state(request, "the run continues from its last checkpoint")
 
 
 async def delete_run(request: Request) -> Response:
@@ -156,7 +176,8 @@ async def delete_run(request: Request) -> Response:
         deleted = await state.writer.delete_run(row["run_id"], ENDED)
     if not deleted:
         await _conflict(request, "only a run that has ended can be deleted")
-    await run_in_threadpool(_delete_files, row)
+    await run_in_threadpool(_delete_files, row, state.settings.config)
+    await drop_unused(state, row["dataset_path"])
     return Response(status_code=204)
 
 
@@ -164,22 +185,25 @@ async def artifact(request: Request) -> Response:
     """GET /runs/{run_id}/artifacts/{name}: one file, whole or in ranges."""
     row = await get_run(request, request.state.store)
     run_id, name = row["run_id"], request.path_params["name"]
-    files = artifacts(row)
+    config = request.state.settings.config
+    files = artifacts(row, config)
     if name not in files:
         raise ApiError(404, f"the artifacts are {', '.join(files)}", field="name")
     path = files[name]
-    if not await run_in_threadpool(path.is_file):
-        raise ApiError(404, f"run {run_id} has no {name} yet", field="name")
-    plain = path.name if path.parent != checkpoint_folder(row) else f"run_{run_id}_{path.name}"
-    # It may grow at any time: a browser must ask each time.
-    return FileResponse(path, filename=plain, headers={"cache-control": "no-cache"})
+    of_folder = path.parent == checkpoint_folder(row, config)
+    try:
+        return await run_in_threadpool(
+            Download, path, f"run_{run_id}_{path.name}" if of_folder else path.name
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        raise ApiError(404, f"run {run_id} has no {name} yet", field="name") from None
 
 
-def artifacts(row: dict[str, Any]) -> dict[str, Path]:
+def artifacts(row: dict[str, Any], config: Config) -> dict[str, Path]:
     """Every file that a run can leave, by the name it has in its route."""
-    output = row["config"]["output"]
+    output = output_of(row, config)
     folders = {
-        "checkpoints": checkpoint_folder(row),
+        "checkpoints": checkpoint_folder(row, config),
         "results": Path(output["results_dir"]),
         "logs": Path(output["log_dir"]),
     }
@@ -198,7 +222,9 @@ async def estimated_duration(store: Any, dataset: Path, config: Config) -> float
     wanted = config.to_dict()
     seconds = []
     for row in await store.completed_with(str(dataset)):
-        same = all(_setting(row["config"], key) == _setting(wanted, key) for key in COSTS)
+        same = isinstance(row["config"], dict) and all(
+            _setting(row["config"], key) == _setting(wanted, key) for key in COSTS
+        )
         if same and row["total_epochs_run"] and row["training_time"]:
             seconds.append(row["training_time"] / row["total_epochs_run"])
         if len(seconds) == SEEN_RUNS:
@@ -208,7 +234,8 @@ async def estimated_duration(store: Any, dataset: Path, config: Config) -> float
 
 def _setting(config: dict[str, Any], key: str) -> Any:
     section, name = key.split(".")
-    return config.get(section, {}).get(name)
+    values = config.get(section)
+    return values.get(name) if isinstance(values, dict) else None
 
 
 async def _conflict(request: Request, detail: str) -> None:
@@ -230,7 +257,9 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _progress(event: dict[str, Any] | None) -> dict[str, Any] | None:
-    return event["payload"] | {"at": event["at"]} if event is not None else None
+    if event is None or not isinstance(event["payload"], dict):
+        return None
+    return event["payload"] | {"at": event["at"]}
 
 
 def _existing(files: dict[str, Path], run_id: int) -> list[dict[str, Any]]:
@@ -249,7 +278,13 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _delete_files(row: dict[str, Any]) -> None:
-    for path in artifacts(row).values():
+async def _lost_snapshots(state: Any, row: dict[str, Any]) -> bool:
+    """Whether a run has trained and left nothing to resume from."""
+    trained = bool(await state.store.metrics(row["run_id"]))
+    return trained and not await run_in_threadpool(has_snapshot, row, state.settings.config)
+
+
+def _delete_files(row: dict[str, Any], config: Config) -> None:
+    for path in artifacts(row, config).values():
         path.unlink(missing_ok=True)
-    shutil.rmtree(checkpoint_folder(row), ignore_errors=True)
+    shutil.rmtree(checkpoint_folder(row, config), ignore_errors=True)

@@ -39,9 +39,12 @@ async def page(_request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /healthz: whether the database answers."""
-    await request.state.store.last_event_id()
-    return JSONResponse({"status": "ok"})
+    """GET /healthz: whether the database answers, and what is failing in each background task."""
+    state = request.state
+    await state.store.last_event_id()
+    tasks = {one.task: one.present() for one in (state.hub.faults, state.supervisor.faults)}
+    status = "degraded" if any(tasks.values()) else "ok"
+    return JSONResponse({"status": status, "tasks": tasks})
 
 
 async def openapi(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,6 +21,10 @@ from .conftest import ROOT, SMALL, Server, wait_until
 
 def put(server: Server, name: str, content: bytes | Iterator[bytes]) -> httpx.Response:
     return httpx.put(f"{server.url}/datasets/{name}", content=content, timeout=60)
+
+
+def delete(server: Server, path: str) -> httpx.Response:
+    return httpx.delete(f"{server.url}/{path}", timeout=60)
 
 
 def uploads(server: Server) -> list[str]:
@@ -68,9 +73,54 @@ def test_a_second_upload_replaces_the_first_but_not_for_its_runs(
     assert second.status_code == 200
     assert second.json()["dataset_id"] == first["dataset_id"]
     assert uploads(server) == [Path(second.json()["path"]).name]  # nobody had used the first
-    server.write_run(dataset_path=second.json()["path"])
+    run_id = server.write_run(dataset_path=second.json()["path"])
     put(server, "chests", images.read_bytes())
     assert len(uploads(server)) == 2
+    assert delete(server, f"runs/{run_id}").status_code == 204
+    assert uploads(server) == [Path(first["path"]).name]  # the last run that had the second
+
+
+def test_a_data_set_is_deleted_once_no_run_waits_for_it(server: Server, images: Path) -> None:
+    one = put(server, "1", images.read_bytes()).json()
+    path = server.folder / "data" / "images.zip"
+    demo = path.with_name("also a data set.zip")
+    demo.write_bytes(images.read_bytes())
+    with sqlite3.connect(server.database, timeout=30) as database:
+        database.execute(
+            "INSERT INTO dataset (name, path, created_at) VALUES ('demo', ?, 'now')", (str(demo),)
+        )
+    database.close()
+    run_id = server.begin(epochs=500)
+    waiting = {"run_name": "waits", "dataset_id": one["dataset_id"]}
+    queued = server.post("/experiments/centralized", waiting).json()["run_id"]
+    answer = delete(server, "datasets/1")
+    assert answer.status_code == 409
+    assert answer.json()["run_id"] == queued
+    for number in (queued, run_id):
+        server.post(f"/runs/{number}/cancel")
+    server.wait_for(queued, "stopped")
+    assert delete(server, "datasets/1").status_code == 204
+    assert delete(server, "datasets/1").status_code == 404
+    assert uploads(server) == []
+    assert delete(server, "datasets/demo").status_code == 204
+    assert demo.exists()  # it was not uploaded
+
+
+def test_images_that_cannot_be_decoded_are_named_on_arrival(server: Server, images: Path) -> None:
+    broken = io.BytesIO()
+    with zipfile.ZipFile(images) as good, zipfile.ZipFile(broken, "w") as bad:
+        for number, name in enumerate(sorted(good.namelist())):
+            content = good.read(name)
+            cut = name.endswith(".png") and number % 20 == 0
+            bad.writestr(name, content[: len(content) // 2] if cut else content)
+    answer = put(server, "broken", broken.getvalue())
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["count"] == len(answer.json()["problems"]) == 4
+    assert all(".png: " in problem for problem in answer.json()["problems"])
+    assert uploads(server) == []
+    assert put(server, "good", images.read_bytes()).status_code == 201
+    # Decoded already, at the server's size: the run finds its images there.
+    assert [p for p in (server.folder / "output" / "cache").glob("224px-*") if p.is_dir()]
 
 
 @pytest.mark.parametrize(
@@ -131,6 +181,21 @@ def test_an_upload_that_breaks_off_leaves_nothing(shared: Server) -> None:
         wait_until(lambda: bool(uploads_hidden(shared)), 10)
     wait_until(lambda: not uploads_hidden(shared), 10)
     assert uploads(shared) == before
+
+
+def test_a_second_server_leaves_the_uploads_of_the_first_alone(
+    server: Server, images: Path
+) -> None:
+    content = images.read_bytes()
+
+    def body() -> Iterator[bytes]:
+        yield content[:1000]
+        wait_until(lambda: bool(uploads_hidden(server)), 60)
+        second = Server(server.folder)
+        second.stop()
+        yield content[1000:]
+
+    assert put(server, "chests", body()).status_code == 201
 
 
 def test_what_a_killed_server_left_is_removed(server: Server) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,8 +17,10 @@ import pytest
 
 from config import ConfigManager
 from engine.process import is_alive, started_at
-from engine.records.database import create_run_sync
+from engine.records.database import create_run_sync, now, update_run_sync
 from engine.records.store import Store
+from server import launcher
+from server.launcher import Worker, find_slots
 from server.settings import Settings
 from server.supervisor import Supervisor
 
@@ -51,19 +55,19 @@ def test_a_run_from_its_start_to_its_files(server: Server) -> None:
             "message": "the run has begun",
             "estimated_duration": None,
         }
-        told = []
-        while not told or told[-1]["event"] != "training_complete":
-            told.append(json.loads(stream.recv(timeout=60)))
-    names = [event["event"] for event in told]
+        heard = []
+        while not heard or heard[-1]["event"] != "training_complete":
+            heard.append(json.loads(stream.recv(timeout=60)))
+    names = [event["event"] for event in heard]
     assert names[0] == "training_started"
     assert names.count("training_metrics_update") == 2
-    assert [event["event_id"] for event in told] == sorted(event["event_id"] for event in told)
-    assert {event["run_id"] for event in told} == {run_id}
+    assert [event["event_id"] for event in heard] == sorted(event["event_id"] for event in heard)
+    assert {event["run_id"] for event in heard} == {run_id}
 
     run = server.run(run_id)
     assert run["status"] == "completed"
     assert run["run_description"] == "a note"
-    assert run["result"]["best_recall"] == told[-1]["metrics"]["best_recall"]
+    assert run["result"]["best_recall"] == heard[-1]["metrics"]["best_recall"]
     assert run["manifest"]["hardware"]["device"].startswith("cpu")
     assert not any(key.startswith("pid") for key in run)
     assert metrics_epochs(server, run_id) == [1, 2]
@@ -122,9 +126,10 @@ def test_one_that_does_not_end_is_killed_after_the_grace_time(folder: Path) -> N
     try:
         run_id = server.begin(epochs=500)
         pid = pid_of(server, run_id)
+        wait_until(lambda: len(metrics_epochs(server, run_id)) >= 2, 60)
         os.kill(pid, signal.SIGSTOP)  # hears no SIGTERM
         server.post(f"/runs/{run_id}/cancel")
-        server.wait_for(run_id, "stopped", seconds=20)
+        server.wait_for(run_id, "stopped")
         last = server.get(f"/runs/{run_id}/events").json()["events"][-1]
         assert last["reason"] == "cancelled; killed after 1 s"
         assert started_at(pid) is None
@@ -156,7 +161,7 @@ ctypes.CDLL(None).pthread_exit(None)
 """
 
 
-def test_a_worker_whose_threads_still_end_is_not_yet_buried(
+def test_a_worker_whose_threads_still_end_is_not_yet_reaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its main thread has ended, so it looks like a zombie, and it has no exit code yet."""
@@ -171,7 +176,8 @@ def test_a_worker_whose_threads_still_end_is_not_yet_buried(
     async def follow() -> tuple[str, str]:
         async with await Store.open(database) as store:
             supervisor = Supervisor(store, settings, [""])
-            monkeypatch.setattr(supervisor, "_spawn", lambda *_: worker)
+            started = Worker(worker.pid, started_at(worker.pid), 0, worker, claimed=False)
+            monkeypatch.setattr(launcher, "start", lambda *_: started)
             await supervisor.look()
             wait_until(lambda: started_at(worker.pid) is None, 20)
             await supervisor.look()
@@ -193,7 +199,9 @@ def test_a_worker_that_cannot_train_fails_with_the_reason(server: Server) -> Non
     assert "metadata.csv" in run["error"]
 
 
-def test_a_new_server_takes_up_the_living_and_tells_of_the_dead(server: Server) -> None:
+def test_a_new_server_adopts_live_workers_and_interrupts_the_runs_of_dead_ones(
+    server: Server,
+) -> None:
     run_id = server.begin(epochs=500)
     pid = pid_of(server, run_id)
     started = started_at(pid)
@@ -213,6 +221,53 @@ def test_a_new_server_takes_up_the_living_and_tells_of_the_dead(server: Server) 
     assert server.post(f"/runs/{run_id}/cancel").status_code == 202
     server.wait_for(run_id, "stopped")
     server.wait_for(queued, "completed")
+
+
+def test_a_new_run_never_continues_from_the_checkpoints_of_another_database(
+    server: Server,
+) -> None:
+    """The database was moved away, so the ids begin again; the other's files are still there."""
+    lost = server.folder / "output" / "checkpoints" / "run_1"
+    lost.mkdir(parents=True)
+    for name in ("last.pt", "previous.pt", "best_model.pt"):
+        (lost / name).write_bytes(b"of another run 1")
+    assert server.begin(epochs=2) == 1
+    server.wait_for(1, "completed")
+    assert metrics_epochs(server, 1) == [1, 2]
+
+
+def test_a_run_that_lost_its_checkpoints_is_not_begun_again(server: Server) -> None:
+    run_id = server.write_run("failed", started_at="2026-01-01T00:00:00.000+00:00")
+    add_epoch(server, run_id)
+    answer = server.post(f"/runs/{run_id}/resume")
+    assert answer.status_code == 409
+    assert str(Path("output", "checkpoints", f"run_{run_id}")) in answer.json()["detail"]
+    assert server.run(run_id)["status"] == "failed"
+
+
+def test_a_run_of_another_host_lives_by_its_heartbeat(server: Server) -> None:
+    fields = {"host": "elsewhere/boot/1", "pid": 1, "pid_started_at": 1.0}
+    run_id = server.write_run("in_progress", **fields, heartbeat_at=now())
+    lost = server.write_run("in_progress", **fields, heartbeat_at="2026-01-01T00:00:00+00:00")
+    server.wait_for(lost, "interrupted")
+    assert server.run(run_id)["status"] == "in_progress"
+    answer = server.post(f"/runs/{run_id}/cancel")
+    assert answer.status_code == 409
+    assert "elsewhere" in answer.json()["detail"]
+    waiting = server.begin(epochs=500)  # it takes no slot here
+    server.wait_for(waiting, "in_progress")
+    # Paused for so long that it was given up, and alive again: not for a second process.
+    update_run_sync(server.database, run_id, status="interrupted", heartbeat_at=now())
+    assert server.post(f"/runs/{run_id}/resume").status_code == 409
+    last = server.get(f"/runs/{lost}/events").json()["events"][-1]
+    assert last["event"] == "training_interrupted"
+
+
+def add_epoch(server: Server, run_id: int) -> None:
+    """One finished epoch, in the table alone."""
+    with sqlite3.connect(server.database, timeout=30) as database:
+        database.execute("INSERT INTO run_metrics (run_id, epoch) VALUES (?, 1)", (run_id,))
+    database.close()
 
 
 def test_a_server_that_stops_leaves_its_worker_to_end_well(server: Server) -> None:
@@ -266,11 +321,51 @@ def test_a_secret_does_not_reach_the_workers(folder: Path) -> None:
         server.end()
 
 
-def test_each_gpu_is_a_slot(folder: Path) -> None:
-    (folder / "bin").mkdir()
-    fake = folder / "bin" / "nvidia-smi"
-    fake.write_text("#!/bin/sh\necho 0; echo 1\n")  # two GPUs, as far as the server can see
+def fake_nvidia_smi(folder: Path, *uuids: str) -> None:
+    """A command that answers the one question that the server asks, as the real one does."""
+    folder.mkdir(exist_ok=True)
+    fake = folder / "nvidia-smi"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --query-gpu=uuid ] && echo "{" ".join(uuids)}"\n')
     fake.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("visible", "slots"),
+    [
+        (None, ["GPU-aa", "GPU-bb", "GPU-cc"]),
+        ("2,0", ["2", "0"]),  # CUDA's own numbers, whatever order nvidia-smi has
+        ("GPU-b", ["GPU-b"]),
+        ("1,-1,0", ["1"]),  # CUDA reads no further than the first that is none
+        ("", [""]),
+        ("7", [""]),
+        ("MIG-1/2/3", ["MIG-1/2/3"]),
+    ],
+)
+def test_slots_are_the_gpus_that_cuda_may_see(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, slots: list[str]
+) -> None:
+    fake_nvidia_smi(tmp_path, "GPU-aa", "GPU-bb", "GPU-cc")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert find_slots() == slots
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="no NVIDIA GPU")
+def test_a_slot_is_one_gpu_for_torch() -> None:
+    for uuid in find_slots():
+        code = "import torch; print(torch.cuda.device_count(), "
+        code += "torch.cuda.get_device_properties(0).uuid)"
+        environ = {**os.environ, "CUDA_VISIBLE_DEVICES": uuid}
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.split() == ["1", uuid.removeprefix("GPU-")]
+
+
+def test_each_gpu_is_a_slot(folder: Path) -> None:
+    fake_nvidia_smi(folder / "bin", "GPU-aa", "GPU-bb")
     server = Server(folder, PATH=f"{folder / 'bin'}:{os.environ['PATH']}")
     try:
         runs = [server.begin(epochs=500, name=str(n)) for n in range(3)]
@@ -279,7 +374,8 @@ def test_each_gpu_is_a_slot(folder: Path) -> None:
             pid = server.query(f"SELECT pid FROM run WHERE run_id = {run_id}")[0][0]
             environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             seen |= {entry for entry in environ if entry.startswith(b"CUDA_VISIBLE_DEVICES=")}
-        assert seen == {b"CUDA_VISIBLE_DEVICES=0", b"CUDA_VISIBLE_DEVICES=1"}
+            assert b"PNEUMOSCOPE_SHARE=2" in environ
+        assert seen == {b"CUDA_VISIBLE_DEVICES=GPU-aa", b"CUDA_VISIBLE_DEVICES=GPU-bb"}
         assert server.run(runs[2])["status"] == "queued"
         for run_id in runs[::-1]:
             server.post(f"/runs/{run_id}/cancel")
