@@ -8,7 +8,7 @@ import { confusion, curves, parseScores } from "./scores.js";
 
 const SHARES = [["val_recall", "recall"], ["val_specificity", "specificity"], ["val_precision", "precision"], ["val_f1", "F1"], ["val_auroc", "AUROC"]];
 const LOG_BYTES = 6000;
-const ENDINGS = ["training_complete", "training_stopped", "training_failed"];
+const ENDINGS = ["training_complete", "training_stopped", "training_interrupted", "training_failed"];
 
 export async function runView(main, id) {
   const [head, tiles, charts, judged, table, settings, log] = Array.from({ length: 7 }, () => h("div"));

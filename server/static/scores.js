@@ -1,10 +1,25 @@
 // What can be read off the scores of a run's kept epoch (scores_N.csv: filename,label,score).
 
 export function parseScores(text) {
-  return text.trim().split("\n").slice(1).map((line) => {
-    const fields = line.slice(line.lastIndexOf(",", line.lastIndexOf(",") - 1) + 1).split(",");
-    return { label: Number(fields[0]), score: Number(fields[1]) };
-  }).filter((image) => Number.isFinite(image.label) && Number.isFinite(image.score));
+  const [header, ...rows] = parseCsv(text);
+  const [label, score] = ["label", "score"].map((name) => header.indexOf(name));
+  return rows.map((row) => ({ label: Number(row[label] || NaN), score: Number(row[score] || NaN) }))
+    .filter((image) => Number.isFinite(image.label) && Number.isFinite(image.score));
+}
+
+// Rows of fields, as RFC 4180 has them: a quoted field may hold commas, quotes and line breaks.
+function parseCsv(text) {
+  const rows = [];
+  let row = [];
+  for (const [whole, field, end] of text.matchAll(/("(?:[^"]|"")*"|[^,"\r\n]*)(,|\r?\n|$)/g)) {
+    if (!whole && !row.length) break; // the end of the text
+    row.push(field.startsWith('"') ? field.slice(1, -1).replaceAll('""', '"') : field);
+    if (end !== ",") {
+      rows.push(row);
+      row = [];
+    }
+  }
+  return rows;
 }
 
 // {roc: [[false positive rate, recall], ...], precision: [[recall, precision], ...]}; equal scores
