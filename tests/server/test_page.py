@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import shutil
 import signal
@@ -155,6 +157,21 @@ def test_the_stream_shows_that_it_is_not_live_and_comes_back(page: Page, server:
     expect(page.locator("#live")).to_have_text("live")
     expect(page.locator("figure", has_text="Loss").locator(LINES)).to_have_count(2)
     assert points(page, "Loss") == 2  # what it missed has come
+
+
+def test_a_name_with_a_line_break_is_one_image(page: Page, shared: Server) -> None:
+    run_id = shared.write_run("completed", run_name="odd names", best_epoch=1)
+    results = shared.folder / "output" / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    names = ["plain.png", 'a "quoted",1,0.9\nb,1,0.9\n.png', "=1+1,0,0.1\r\nc,0,0.1", ""]
+    with (results / f"scores_{run_id}.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["filename", "label", "score"])
+        writer.writerows(zip(names, [0, 1, 1, 0], [0.2, 0.9, 0.3, 0.8], strict=True))
+    report = {"label_names": ["NORMAL", "PNEUMONIA"]}
+    (results / f"validation_{run_id}.json").write_text(json.dumps(report))
+    page.goto(f"{shared.url}/#/runs/{run_id}")
+    expect(page.locator("table.confusion tbody")).to_have_text("NORMAL11PNEUMONIA11")
 
 
 def test_text_of_a_run_is_never_markup(page: Page, shared: Server) -> None:

@@ -385,10 +385,14 @@ def test_each_gpu_is_a_slot(folder: Path) -> None:
         server.end()
 
 
+SHORT_DEMO = "import sys, server.demo; server.demo.SHORT = 1; "
+SHORT_DEMO += "from server.__main__ import main; sys.exit(main(sys.argv[1:]))"
+
+
 def test_the_demo_has_a_finished_run_and_one_to_watch(tmp_path: Path) -> None:
-    server = Server(tmp_path, "--demo")
+    server = Server(tmp_path, "--demo", command=(sys.executable, "-c", SHORT_DEMO))
     try:
-        server.wait_for(1, "completed", seconds=200)
+        server.wait_for(1, "completed", seconds=240)
         server.wait_for(2, "in_progress")
         assert server.get("/datasets").json()["datasets"][0]["report"]["images"] == 640
     finally:
