@@ -16,7 +16,7 @@ from server.background import Faults
 POLL_SECONDS = 0.04  # between two looks at the database's data_version
 FAILED_SECONDS = 1.0  # before the next look after one that failed
 WAITING = 256  # events that may wait for one socket before it counts as too slow
-PROGRESS_SHARE = 0.002  # seconds between a run's progress events, for each socket that hears them
+PROGRESS_SHARE = 0.002  # seconds between a run's progress events, for each socket that gets them
 ALL_RUNS = None
 
 Message = tuple[int, str]  # (event_id, JSON)
@@ -111,7 +111,7 @@ class Hub:
         if row["event"] == PASSING:
             now = time.monotonic()
             if now < self._next_progress.get(row["run_id"], 0.0):
-                return  # a later one tells more, and the training needs the processor, too
+                return  # a later one replaces it, and the training needs the processor, too
             self._next_progress[row["run_id"]] = now + len(followers) * PROGRESS_SHARE
         if followers:
             message = (row["event_id"], encode(row))

@@ -39,7 +39,7 @@ export async function artifact(runId, name, last) {
 
 export function upload(name, file, onProgress) {
   return new Promise((resolve, reject) => {
-    const call = new XMLHttpRequest(); // fetch does not tell how much it has sent
+    const call = new XMLHttpRequest(); // fetch does not report how much it has sent
     call.open("PUT", `/datasets/${encodeURIComponent(name)}`);
     call.upload.onprogress = (event) => onProgress(event.loaded, event.total);
     call.onload = () => {

@@ -7,7 +7,7 @@ import { runView } from "./run.js";
 import { runsView } from "./runs.js";
 import { startView } from "./start.js";
 
-const REFRESH = 15000; // for what no event tells, such as a run that was queued or deleted
+const REFRESH = 15000; // for what no event reports, such as a run that was queued or deleted
 const main = document.getElementById("main");
 const live = document.getElementById("live");
 let view = null;

@@ -66,7 +66,7 @@ class Server:
         found = re.search(r"http://\S+:(\d+)", line)
         assert found, f"{line!r} {self.log.read_text()}"
         self.port = int(found.group(1))
-        wait_until(self.answers, 20)
+        wait_until(self.answers)
 
     def answers(self) -> bool:
         try:
@@ -83,10 +83,10 @@ class Server:
         return self.folder / "output" / "pneumoscope.db"
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30, **options)
+        return httpx.get(self.url + path, timeout=60, **options)
 
     def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
-        return httpx.post(self.url + path, json=body, timeout=30, **options)
+        return httpx.post(self.url + path, json=body, timeout=60, **options)
 
     def socket(self, path: str = "/ws", **options: Any) -> connect:
         """A context manager that gives an open socket."""
@@ -107,7 +107,7 @@ class Server:
         found: dict[str, Any] = self.get(f"/runs/{run_id}").json()
         return found
 
-    def wait_for(self, run_id: int, *statuses: str, seconds: float = 60) -> dict[str, Any]:
+    def wait_for(self, run_id: int, *statuses: str, seconds: float = 120) -> dict[str, Any]:
         """The run once it has one of these states."""
         wait_until(
             lambda: self.run(run_id)["status"] in statuses, seconds, lambda: self.run(run_id)
@@ -149,7 +149,7 @@ class Server:
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)
-        self.process.wait(20)
+        self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 
@@ -180,11 +180,11 @@ def kill_worker(pid: int | None) -> None:
 
 
 def wait_until(
-    true: Callable[[], bool], seconds: float, tell: Callable[[], object] = lambda: ""
+    true: Callable[[], bool], seconds: float = 60, state: Callable[[], object] = lambda: ""
 ) -> None:
     deadline = time.monotonic() + seconds
     while not true():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {tell()}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {state()}"
         time.sleep(0.05)
 
 

@@ -18,7 +18,7 @@ from websockets.sync.client import ClientConnection
 from .conftest import Server, wait_until
 
 
-def receive(stream: ClientConnection, count: int, seconds: float = 10) -> list[dict[str, Any]]:
+def receive(stream: ClientConnection, count: int, seconds: float = 60) -> list[dict[str, Any]]:
     return [json.loads(stream.recv(timeout=seconds)) for _ in range(count)]
 
 
@@ -46,10 +46,10 @@ def test_events_arrive_flat_once_in_order_and_soon(shared: Server) -> None:
                 "n": n,
                 "nothing": None,
             }
-        assert sorted(waits)[10] < 0.2
+        assert sorted(waits)[10] < 1
 
 
-def test_one_runs_socket_hears_only_that_run(shared: Server) -> None:
+def test_one_runs_socket_gets_only_that_run(shared: Server) -> None:
     one, other = shared.write_run(), shared.write_run()
     with shared.socket(f"/ws/runs/{one}") as stream, shared.socket("/ws") as everything:
         time.sleep(0.2)
@@ -58,7 +58,7 @@ def test_one_runs_socket_hears_only_that_run(shared: Server) -> None:
         assert ids(receive(everything, 4)) == written
 
 
-def test_after_replays_what_was_missed_then_goes_on_live(shared: Server) -> None:
+def test_after_replays_what_was_missed_then_continues_live(shared: Server) -> None:
     run_id = shared.write_run()
     written = [shared.write_event(run_id, n=n) for n in range(1200)]  # several batches
     with shared.socket(f"/ws/runs/{run_id}?after={written[99]}") as stream:
@@ -82,7 +82,7 @@ def test_a_frame_is_not_understood(shared: Server, frame: str | bytes) -> None:
     with shared.socket() as stream:
         stream.send(frame)
         with pytest.raises(ConnectionClosed) as closed:
-            stream.recv(timeout=10)
+            stream.recv(timeout=60)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1003
 
@@ -91,7 +91,7 @@ def test_a_frame_that_is_too_large_ends_the_socket(shared: Server) -> None:
     with shared.socket() as stream:
         stream.send("x" * 100_000)
         with pytest.raises(ConnectionClosed) as closed:
-            stream.recv(timeout=10)
+            stream.recv(timeout=60)
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 1009
 
@@ -121,7 +121,7 @@ def test_one_that_never_reads_is_dropped_and_costs_the_others_nothing(shared: Se
         reading = pool.submit(receive, quick, 2000, 30)
         written = [shared.write_event(run_id, text="x" * 20_000) for _ in range(2000)]
         assert ids(reading.result()) == written
-        wait_until(lambda: counter(shared, "pneumoscope_sockets_dropped_total") > dropped, 10)
+        wait_until(lambda: counter(shared, "pneumoscope_sockets_dropped_total") > dropped)
         assert shared.memory() < 100e6
         with pytest.raises(ConnectionClosed) as closed:  # what it finds when it reads at last
             receive(lazy, 2000)
@@ -132,12 +132,12 @@ def test_one_that_never_reads_is_dropped_and_costs_the_others_nothing(shared: Se
 def test_sockets_that_leave_are_forgotten(shared: Server) -> None:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(shared.socket()) for _ in range(20)]
-        wait_until(lambda: counter(shared, "pneumoscope_sockets") >= 20, 5)
+        wait_until(lambda: counter(shared, "pneumoscope_sockets") >= 20)
         for stream in sockets[:10]:
             stream.close()
         for stream in sockets[10:]:
             stream.socket.shutdown(socket.SHUT_RDWR)  # without a word
-        wait_until(lambda: counter(shared, "pneumoscope_sockets") == 0, 10)
+        wait_until(lambda: counter(shared, "pneumoscope_sockets") == 0)
 
 
 def test_a_hundred_listeners_of_a_killed_server_get_every_event_once(server: Server) -> None:
@@ -167,7 +167,7 @@ def test_there_is_a_limit_to_sockets(folder: Path) -> None:
                 pass
             assert refused.value.response.status_code == 503
             sockets[0].close()
-            wait_until(lambda: counter(server, "pneumoscope_sockets") == 2, 5)
+            wait_until(lambda: counter(server, "pneumoscope_sockets") == 2)
             stack.enter_context(server.socket())
     finally:
         server.end()

@@ -90,7 +90,7 @@ def test_from_upload_to_download(page: Page, server: Server, images: Path) -> No
     expect(page.locator(".status")).to_have_text("in progress")
     expect(page.locator("figure", has_text="Loss").locator(LINES).first).to_be_attached()
     seen = points(page, "Loss")
-    wait_until(lambda: points(page, "Loss") > seen + 2, 60)  # it grows, without a reload
+    wait_until(lambda: points(page, "Loss") > seen + 2)  # it grows, without a reload
     expect(page.get_by_label("progress of this phase")).to_be_visible()
     shot(page, "live")
     page.get_by_role("button", name="Cancel").click()

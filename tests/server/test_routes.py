@@ -21,7 +21,7 @@ from config import Config
 from server.app import ROUTES
 from server.openapi import describe
 
-from .conftest import Server
+from .conftest import Server, wait_until
 
 START = "/experiments/centralized"
 GOOD = {"run_name": "a", "dataset_path": "data/images.zip"}
@@ -143,7 +143,7 @@ def test_changes_of_an_unknown_run(shared: Server, change: str) -> None:
     assert_error(httpx.delete(f"{shared.url}/runs/9999"), 404, "run_id")
 
 
-def test_a_wrong_method_is_told(shared: Server) -> None:
+def test_a_wrong_method_is_refused(shared: Server) -> None:
     assert_error(httpx.put(shared.url + "/runs"), 405)
 
 
@@ -305,13 +305,17 @@ def test_prometheus_can_read_the_figures(server: Server) -> None:
 
 
 def test_answers_do_not_wait_for_acknowledgements(shared: Server) -> None:
-    times = []
     with httpx.Client(base_url=shared.url) as client:
-        for _ in range(30):
-            began = time.perf_counter()
-            client.get("/runs")
-            times.append(time.perf_counter() - began)
-    assert sorted(times)[15] < 0.03  # 0.044 with Nagle's algorithm
+
+        def are_quick() -> bool:
+            times = []
+            for _ in range(30):
+                began = time.perf_counter()
+                client.get("/runs")
+                times.append(time.perf_counter() - began)
+            return sorted(times)[15] < 0.03  # 0.044 with Nagle's algorithm
+
+        wait_until(are_quick)  # not at once on a machine that does much else
 
 
 def test_an_idle_server_is_light(shared: Server) -> None:
