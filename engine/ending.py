@@ -11,6 +11,7 @@ from engine.data.loading import evaluation_loader
 from engine.files import insist
 from engine.inference import bundle
 from engine.records import results
+from engine.records.figures import BEST_KEYS
 from engine.run import Run
 from engine.stream.events import RunWarning, TrainingComplete, TrainingStopped
 
@@ -28,21 +29,13 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
     if completed and len(run.data.split.test) and run.selection.best_epoch is not None:
         tested = _score_test(run)
         completed = tested is not None
-    selection, best_epoch = run.selection, run.selection.best_epoch
-    figures = {f"best_{name}": selection.best_summary.get(name) for name in results.BEST_KEYS}
-    ending: dict[str, Any] = {
-        "best_epoch": best_epoch,
-        "total_epochs_run": run.state.epoch - 1,
-        "training_time": run.elapsed(),
-        "early_stopped": selection.stopped_early,
-        "best_model_path": str(run.snapshots.best_path) if best_epoch else None,
-    }
+    selection, ending = run.selection, figures_of(run)
     outcome = {
         "run_id": run.run_id,
         "run_uid": run.run_uid,
         "status": "completed" if completed else "stopped",
-        **figures,
-        **ending,
+        **ending["metrics"],
+        **{key: value for key, value in ending.items() if key != "metrics"},
         "selection": selection.keeper.explain(),
         "validation": selection.best_summary,
         **({"test": tested} if tested else {}),
@@ -50,14 +43,27 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
     _insist(
         run, "the results", lambda: results.write_result(run.config.output, run.run_id, outcome)
     )
-    if best_epoch and not selection.keeper.eligible_seen:
+    if ending["best_epoch"] and not selection.keeper.eligible_seen:
         run.emit(RunWarning("no_eligible_epoch", selection.keeper.explain()))
     if completed:
-        brief = tested and {name: tested[name] for name in (*results.BEST_KEYS, "intervals")}
-        run.emit(TrainingComplete(metrics=figures, **ending, test=brief))
+        brief = tested and {name: tested[name] for name in (*BEST_KEYS, "intervals")}
+        run.emit(TrainingComplete(**ending, test=brief))
     else:
-        run.emit(TrainingStopped(metrics=figures, **ending, reason=run.stop.reason))
+        run.emit(TrainingStopped(**ending, reason=run.stop.reason))
     return outcome
+
+
+def figures_of(run: Run) -> dict[str, Any]:
+    """The fields of `TrainingComplete`, as the run stands."""
+    selection, best_epoch = run.selection, run.selection.best_epoch
+    return {
+        "metrics": {f"best_{name}": selection.best_summary.get(name) for name in BEST_KEYS},
+        "best_epoch": best_epoch,
+        "total_epochs_run": run.state.epoch - 1,
+        "training_time": run.elapsed(),
+        "early_stopped": selection.stopped_early,
+        "best_model_path": str(run.snapshots.best_path) if best_epoch else None,
+    }
 
 
 def _patience(run: Run) -> float:

@@ -1,4 +1,4 @@
-"""Small files and folders, written so that a crash leaves the old or the new, never a half."""
+"""Small files, written so that a crash leaves the old content or the new, and never a part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RETRY_EVERY = 0.5  # seconds
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a small file whole or not at all."""
+    """Replace a small file, completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -48,8 +48,15 @@ def insist(
         time.sleep(RETRY_EVERY)
 
 
+def visible(text: str) -> str:
+    """The text with control characters and lone surrogates as escapes; line breaks are kept."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no way to say it and needs none."""
+    """Make a rename durable; Windows has no such call and needs none."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,15 +1,19 @@
-"""Whether a process still lives: by its number and its start, for numbers are given out again."""
+"""Processes: whether one still runs, by its pid and start time, and the limits of this one."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
+from config import UserError
+
 ZOMBIE_STATES = ("Z", "X")
+FILES_NEEDED, FILES_WANTED = 64, 4096  # open at once: torch, the database, caches and loaders
 
 
 def started_at(pid: int) -> float | None:
-    """A number that stays the same as long as the process lives; None where it does not.
+    """A number that stays the same as long as the process runs; None where there is none.
 
     On Linux the start in clock ticks after boot; elsewhere a hash of what `ps` says.
     """
@@ -28,12 +32,32 @@ def started_at(pid: int) -> float | None:
 
 
 def is_alive(pid: int | None, started: float | None) -> bool:
-    """Whether that very process lives; a zombie does not."""
+    """Whether that very process runs; a zombie does not."""
     return pid is not None and started is not None and started_at(pid) == started
 
 
+def raise_file_limit() -> None:
+    """Allow as many open files as a run can need. Raises UserError where too few are allowed."""
+    try:
+        import resource
+    except ImportError:
+        return  # not POSIX
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
+        return
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft < FILES_NEEDED:
+        raise UserError(
+            f"only {soft} open files are allowed, and {FILES_NEEDED} are needed; raise the limit "
+            f"with ulimit -n {FILES_WANTED}"
+        )
+
+
 def _stat(pid: int) -> list[str] | None:
-    """The fields of /proc/PID/stat from the state on: what is before may hold any sign."""
+    """The fields of /proc/PID/stat from the state on; the name before it may hold any character."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import threading
 import traceback
+import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,23 @@ from config import Config, ConfigManager, UserError
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
 from engine.device import resolve
-from engine.ending import end_run
+from engine.ending import end_run, figures_of
+from engine.failure import describe_error, hint_for, ignore_dead_loaders
+from engine.files import visible
 from engine.model.resnet import build_model
 from engine.process import started_at
 from engine.records import results
-from engine.records.database import (
-    claim_run_sync,
-    create_run_sync,
-    get_run_sync,
-    update_run_sync,
-)
+from engine.records.claim import Claim, claim_stored
+from engine.records.database import create_run_sync, get_run_sync, metrics_sync, update_run_sync
+from engine.records.figures import figures_so_far
 from engine.records.manifest import build_manifest
-from engine.run import Run, TrainingDiverged
-from engine.stop import StopRequest
-from engine.stream.events import TrainingFailed, TrainingStopped
+from engine.run import Run
+from engine.stop import StoppedEarly, StopRequest, graceful_interrupt
+from engine.stream.events import RunWarning, TrainingFailed, TrainingStopped
 from engine.stream.queue import EventQueue, Sink
 from engine.stream.sinks.console import ConsoleSink, preparation_bar
 from engine.stream.sinks.database import DatabaseSink
 from engine.stream.sinks.files import FilesSink
-
-
-class StoppedEarly(UserError):
-    """Asked to stop before there was anything to keep."""
 
 
 class CentralizedTrainer:
@@ -52,13 +47,17 @@ class CentralizedTrainer:
         run_description: str = "",
         run_id: int | None = None,
     ) -> None:
-        """`run_id` names a run that the database holds already: queued, or to go on with."""
-        self.config = config if config is not None else ConfigManager.load()
-        self.run_name, self.run_description, self.run_id = run_name, run_description, run_id
+        """`run_id` names a run that the database holds already: a queued one, or one to resume.
+
+        Relative paths of the configuration are those of the working directory of this moment.
+        """
+        self.config = (config if config is not None else ConfigManager.load()).absolute()
+        self.run_name, self.run_description = visible(run_name), visible(run_description)
+        self.run_id = run_id
         self._prepared: tuple[Path, Prepared] | None = None
         self._stop = StopRequest()
 
-    def stop(self, reason: str = "asked to stop") -> None:
+    def stop(self, reason: str = "stop requested") -> None:
         """Finish the step, save, and end with `training_stopped`. Safe from any thread."""
         self._stop.set(reason)
 
@@ -67,51 +66,53 @@ class CentralizedTrainer:
     ) -> dict[str, Any]:
         """Validate the data set, fill the decode cache and split it; the validation report.
 
-        It is also saved, as `results_dir/validation_DATASET.json`, and for the run once there is
-        one. Raises UserError with everything that is wrong with the data set.
+        The report is also saved, as `results_dir/validation_dataset_NAME.json`. Raises UserError
+        with everything that is wrong with the data set.
         """
-        results.check_writable(self.config.output)
-
-        def watched(done: int, total: int) -> None:
-            if self._stop.is_set():
-                raise StoppedEarly(f"{self._stop.reason}; the images decoded so far are kept")
-            if progress is not None:
-                progress(done, total)
-
-        path = Path(dataset_path).resolve()
-        prepared = prepare(path, self.config, watched)
-        self._prepared = (path, prepared)
-        results.write_report(self.config.output, path.stem, prepared.report)
-        return prepared.report
+        path = storable(dataset_path)
+        report = self._prepare(path, progress).report
+        results.write_dataset_report(self.config.output, path.stem, report)
+        return report
 
     def train(self, dataset_path: str | Path, resume: bool = False) -> dict[str, Any]:
         """Train to the end, to early stopping, or until `stop`; the results of the kept epoch.
 
-        With `resume`, go on from the last checkpoint of `run_id`. Raises UserError for what the
-        user can mend, TrainingDiverged for a loss that is not a number; both are also recorded
-        where there is a run.
+        With `resume`, `run_id` is continued from its last snapshot. The configuration may then
+        differ in what `engine.records.resume.MAY_CHANGE` lists. Raises UserError for what the
+        user can fix, TrainingDiverged for a loss that is not a number; both are also recorded
+        where there is a run. Ctrl-C in the main thread stops the run as `stop` does, and raises
+        KeyboardInterrupt once it has been saved and recorded.
         """
-        path = Path(dataset_path).resolve()
+        if resume and self.run_id is None:
+            raise UserError("resume=True needs a run: CentralizedTrainer(..., run_id=N)")
+        with graceful_interrupt(self._stop):
+            return self._train(storable(dataset_path), resume)
+
+    def _train(self, path: Path, resume: bool) -> dict[str, Any]:
+        database = Path(self.config.output.database)
         if self.run_id is None:
             self._prepare(path)  # bad data or weights leave no run behind
             network = self._network()
-            self.run_id = self._create(path)
+            claim = self._create(path)
         else:
             network = None
-            database = Path(self.config.output.database)
-            claim_run_sync(database, self.run_id, os.getpid(), started_at(os.getpid()))
+            claim = claim_stored(database, self.run_id, self.config, resume)
+        assert self.run_id is not None
         sinks: list[Sink] = [
-            # First: who hears of an event from the database finds it in the files.
+            # First: who learns of an event from the database finds it in the files.
             FilesSink(Path(self.config.output.results_dir), Path(self.config.output.log_dir)),
-            DatabaseSink(Path(self.config.output.database)),
+            DatabaseSink(database),
             ConsoleSink(),
         ]
+        run = None
         with EventQueue(sinks, self.run_id) as events:
             try:
+                for code, message in claim.remarks:
+                    events.emit(RunWarning(code, message))
                 prepared = self._prepare(path)
                 run = Run(
                     self.run_id,
-                    self._uid(),
+                    claim.run_uid,
                     self.run_name,
                     self.config,
                     prepared,
@@ -121,14 +122,18 @@ class CentralizedTrainer:
                 )
                 self._record(path, prepared, run)
                 with run.snapshots:
-                    outcome = end_run(run, run.train(resume))
+                    outcome = end_run(run, run.train(claim.resumes))
             except StoppedEarly:
-                events.emit(nothing_trained(self._stop.reason))
+                events.emit(self._stopped_at(run))
+                raise
+            except KeyboardInterrupt:  # a second Ctrl-C, or one that another thread caused
+                self._stop.set("stopped by KeyboardInterrupt")
+                events.emit(self._stopped_at(run))
                 raise
             except BaseException as error:
                 try:
                     self._record_failure(error, events)
-                except RuntimeError:  # torch tells of a second dead loader by a signal, anywhere
+                except RuntimeError:  # torch reports a second dead loader by a signal, anywhere
                     self._record_failure(error, events)
                 raise
         self._discard_snapshots(run)
@@ -145,16 +150,44 @@ class CentralizedTrainer:
     def _record_failure(self, error: BaseException, events: EventQueue) -> None:
         assert self.run_id is not None
         ignore_dead_loaders()
-        results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
-        hint = hint_for(error, self.config)
-        events.emit(TrainingFailed(error=describe_error(error), hint=hint))
+        text, hint = describe_error(error), hint_for(error, self.config, self.run_id)
+        try:
+            results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
+        except OSError as problem:  # a full disk, say: the failure itself is still recorded
+            text += f" (its traceback could not be logged: {problem})"
+        events.emit(TrainingFailed(error=text, hint=hint))
 
-    def _prepare(self, path: Path) -> Prepared:
-        if self._prepared is None or self._prepared[0] != path:
-            with preparation_bar() as progress:
-                self.prepare_data(path, progress)
-        assert self._prepared is not None
-        return self._prepared[1]
+    def _stopped_at(self, run: Run | None) -> TrainingStopped:
+        """The end of a run that was stopped outside its loop, with what it has so far."""
+        assert self.run_id is not None
+        if run is not None and len(run.history):
+            figures = figures_of(run)
+        else:
+            database = Path(self.config.output.database)
+            row = get_run_sync(database, self.run_id) or {}
+            figures = figures_so_far(
+                metrics_sync(database, self.run_id),
+                row.get("best_epoch"),
+                row.get("best_model_path"),
+                row.get("training_time"),
+            )
+        return TrainingStopped(**figures, reason=self._stop.reason)
+
+    def _prepare(self, path: Path, progress: Progress | None = None) -> Prepared:
+        if self._prepared is not None and self._prepared[0] == path:
+            return self._prepared[1]
+        results.check_writable(self.config.output)
+
+        def watched(done: int, total: int) -> None:
+            if self._stop.is_set():
+                raise StoppedEarly(f"{self._stop.reason}; the images decoded so far are kept")
+            if show is not None:
+                show(done, total)
+
+        with preparation_bar() if progress is None else nullcontext(progress) as show:
+            prepared = prepare(path, self.config, watched)
+        self._prepared = (path, prepared)
+        return prepared
 
     def _network(self) -> nn.Module:
         """The seeded start of the training. Raises UserError for a device or weights not there."""
@@ -162,9 +195,11 @@ class CentralizedTrainer:
         seed_everything(self.config.system.seed)
         return build_model(self.config.model, self.config.experiment.dropout_rate)
 
-    def _create(self, path: Path) -> int:
-        return create_run_sync(
+    def _create(self, path: Path) -> Claim:
+        run_uid = uuid.uuid4().hex
+        self.run_id = create_run_sync(
             Path(self.config.output.database),
+            run_uid=run_uid,
             run_name=self.run_name,
             run_description=self.run_description,
             config=self.config.to_dict(),
@@ -173,19 +208,13 @@ class CentralizedTrainer:
             pid=os.getpid(),
             pid_started_at=started_at(os.getpid()),
         )
-
-    def _uid(self) -> str:
-        """The identity of the run, which its snapshots and its bundle carry."""
-        assert self.run_id is not None
-        row = get_run_sync(Path(self.config.output.database), self.run_id)
-        assert row is not None
-        return str(row["run_uid"])
+        return Claim(run_uid)
 
     def _record(self, path: Path, prepared: Prepared, run: Run) -> None:
         """What the run is made of: the manifest and the validation report."""
         assert self.run_id is not None
         results.write_report(self.config.output, self.run_id, prepared.report)
-        manifest = build_manifest(
+        manifest = {"run_uid": run.run_uid} | build_manifest(
             self.config, path, prepared.fingerprint, run.runtime, run.loaders.chosen
         )
         results.write_manifest(self.config.output, self.run_id, manifest)
@@ -199,55 +228,19 @@ class CentralizedTrainer:
         )
 
 
+def storable(dataset_path: str | Path) -> Path:
+    """The absolute path, links resolved. Raises UserError for one that the records cannot hold."""
+    try:
+        path = Path(dataset_path).resolve()
+        str(path).encode()
+    except ValueError as error:  # a null character, or bytes that are not UTF-8
+        shown = visible(os.fspath(dataset_path))
+        raise UserError(f"{shown}: this path is not UTF-8 text; rename it first") from error
+    return path
+
+
 def seed_everything(seed: int) -> None:
     """Seed every global random generator."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def ignore_dead_loaders() -> None:
-    """Take torch's SIGCHLD handler away, which raises wherever the main thread happens to be."""
-    main = threading.current_thread() is threading.main_thread()
-    if main and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-
-
-def nothing_trained(reason: str) -> TrainingStopped:
-    """The end of a run that was stopped while its data were prepared."""
-    return TrainingStopped(
-        metrics={f"best_{name}": None for name in results.BEST_KEYS},
-        best_epoch=None,
-        total_epochs_run=0,
-        training_time=0.0,
-        early_stopped=False,
-        best_model_path=None,
-        reason=reason,
-    )
-
-
-def describe_error(error: BaseException) -> str:
-    """One line for a person."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def hint_for(error: BaseException, config: Config) -> str | None:
-    """What to try, where something is known to help."""
-    if isinstance(error, TrainingDiverged):
-        return "lower experiment.learning_rate, or set system.precision=fp32"
-    if isinstance(error, torch.OutOfMemoryError):
-        return memory_hint(config)
-    if "DataLoader worker" in str(error):
-        return "resume the run; if it comes again, lower system.num_workers: they need memory, too"
-    return None
-
-
-def memory_hint(config: Config) -> str:
-    """Half the batch, and the same optimizer step from twice as many of them."""
-    batch, accumulate = config.system.batch_size, config.experiment.accumulate
-    if batch == 1:
-        return "lower data.image_size, or choose a smaller model.backbone"
-    return (
-        f"set system.batch_size={batch // 2} and experiment.accumulate={accumulate * 2}: "
-        "less memory for nearly the same optimizer step"
-    )

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from config import ConfigManager, UserError
-from engine.train import set_values
+from engine.cli import set_values
 from server.app import create_app
 from server.demo import queue_demo
 from server.protocols import SPARE, Connections

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from config import UserError
+from engine.cli import DEMO_OVERRIDES
 from engine.records.store import Store
-from engine.train import DEMO_OVERRIDES
 from server.check_dataset import check
 from server.settings import Settings
 from server.supervisor import LIVE
@@ -50,7 +50,7 @@ def demo_dataset(settings: Settings) -> Path:
 
 def demo_config(settings: Settings, epochs: int) -> dict[str, dict[str, Any]]:
     """The server's configuration, small enough for two CPU cores."""
-    values = settings.config.to_dict()
+    values = settings.config.absolute().to_dict()
     overrides = {**DEMO_OVERRIDES, "experiment.epochs": epochs}
     overrides["experiment.early_stopping_patience"] = epochs
     if epochs == LONG:

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from config import UserError
+from engine.records.identity import release, reserve
 from engine.records.liveness import host_name, is_running, this_host
 from engine.records.migrations import migrate
 
 BUSY_SECONDS = 30.0
 LIVE = ("preparing", "in_progress")  # a process has the run, or had it until it died
 STATUSES = ("queued", *LIVE, "completed", "stopped", "failed", "interrupted")
+LAST_RUN_ID = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'run'"
 RUN_COLUMNS = frozenset(
     (
         *("run_name", "run_description", "training_mode", "status", "created_at", "started_at"),
         *("completed_at", "total_epochs_run", "training_time", "early_stopped", "best_epoch"),
         *("best_model_path", "config", "manifest", "dataset_path", "dataset_fingerprint"),
         *("error", "pid", "pid_started_at", "heartbeat_at", "run_uid", "tags", "results", "host"),
+        "run_id",
     )
 )
 JSON_COLUMNS = frozenset({"config", "manifest", "report", "payload", "tags", "results"})
@@ -40,11 +43,32 @@ def now() -> str:
 
 def create_run_sync(path: Path, **fields: Any) -> int:
     """A new run; its id. Works inside a running event loop too."""
-    statement, values = insert_run(fields)
     with connect(path, check=True) as database:
-        cursor = database.execute(statement, values)
+        last = database.execute(LAST_RUN_ID).fetchone()[0]
+        with numbered(fields, last) as (statement, values):
+            cursor = database.execute(statement, values)
     assert cursor.lastrowid is not None
     return cursor.lastrowid
+
+
+@contextlib.contextmanager
+def numbered(fields: Mapping[str, Any], last: int) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Statement and values for a new run, under a number above `last` that no other files have.
+
+    The files that hold the number are removed where the run is not made after all. Fields without
+    a configuration, which names the folders, get the database's next number.
+    """
+    fields = {"run_uid": uuid.uuid4().hex, **fields}
+    output = (fields.get("config") or {}).get("output")
+    if output is None:
+        yield insert_run(fields)
+        return
+    run_id = reserve(output, last + 1, fields["run_uid"])
+    try:
+        yield insert_run({"run_id": run_id, **fields})
+    except BaseException:
+        release(output, run_id)
+        raise
 
 
 def update_run_sync(path: Path, run_id: int, **fields: Any) -> None:

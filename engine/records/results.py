@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,19 +18,16 @@ from config import UserError
 from config.schema import Output
 from engine.files import jsonable, write_text
 
-BEST_KEYS = ("accuracy", "precision", "recall", "f1", "auroc", "specificity")
-
 
 def check_writable(output: Output) -> None:
     """Raise UserError, before any work, where an output folder cannot be written."""
     keys = ("checkpoint_dir", "log_dir", "results_dir", "cache_dir")
     folders = [(f"output.{key}", Path(getattr(output, key))) for key in keys]
     for key, folder in [*folders, ("output.database", Path(output.database).parent)]:
-        probe = folder / ".write_test"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
+            with tempfile.TemporaryFile(dir=folder):  # a name of its own: runs start together
+                pass
         except OSError as error:
             raise UserError(
                 f"{key}: {folder} cannot be written ({error.strerror}); choose another folder"
@@ -57,9 +56,18 @@ def sweep(output: Output, run_id: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_report(output: Output, key: int | str, report: dict[str, Any]) -> None:
-    """The data set's validation report: `validation_{key}.json`, for a run or a data set's name."""
-    _write_json(Path(output.results_dir) / f"validation_{key}.json", report)
+def write_report(output: Output, run_id: int, report: dict[str, Any]) -> None:
+    """The validation report of a run's data set: `validation_{run_id}.json`."""
+    _write_json(Path(output.results_dir) / f"validation_{run_id}.json", report)
+
+
+def write_dataset_report(output: Output, name: str, report: dict[str, Any]) -> None:
+    """The same for a data set without a run: `validation_dataset_{name}.json`.
+
+    Of the name only letters, digits, dots, dashes and underscores are kept, 100 at most.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100]
+    _write_json(Path(output.results_dir) / f"validation_dataset_{safe}.json", report)
 
 
 def write_manifest(output: Output, run_id: int, manifest: dict[str, Any]) -> None:

@@ -14,13 +14,14 @@ import aiosqlite
 
 from engine.records.database import (
     BUSY_SECONDS,
+    LAST_RUN_ID,
     Row,
     as_row,
     claim_run,
     connect,
-    insert_run,
     marks,
     now,
+    numbered,
     pragmas,
     readable_errors,
     update_run,
@@ -87,9 +88,12 @@ class Store:
     # runs
 
     async def create_run(self, **fields: Any) -> int:
-        """A new run; its id."""
-        statement, values = insert_run(fields)
-        cursor = await self._db.execute(statement, values)
+        """A new run; its id, a number under which no other run has files."""
+        async with self._db.execute(LAST_RUN_ID) as found:
+            row = await found.fetchone()
+        assert row is not None
+        with numbered(fields, row[0]) as (statement, values):
+            cursor = await self._db.execute(statement, values)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 

@@ -56,7 +56,7 @@ async def start_run(request: Request) -> Response:
         run_id = await state.writer.create_run(
             run_name=wanted.run_name,
             run_description=wanted.run_description,
-            config=wanted.config.to_dict(),
+            config=wanted.config.absolute().to_dict(),
             dataset_path=str(wanted.dataset),
             status="queued",
         )

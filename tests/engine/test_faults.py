@@ -21,9 +21,10 @@ import torch
 from config import Config, ConfigManager
 from engine import run
 from engine.data.phantoms import write_demo_dataset
+from engine.failure import memory_hint
 from engine.records import checkpoint
 from engine.stream import queue
-from engine.trainer import CentralizedTrainer, memory_hint
+from engine.trainer import CentralizedTrainer
 
 from .conftest import ROOT, query
 

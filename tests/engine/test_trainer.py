@@ -23,7 +23,7 @@ from engine.records import checkpoint
 from engine.records.database import create_run_sync
 from engine.reproduce import reproduce
 from engine.run import TrainingDiverged
-from engine.trainer import StoppedEarly
+from engine.stop import StoppedEarly
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +300,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
     assert best["epoch"] == found["best_epoch"]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Path) -> None:
     found = set()
     for workers in (0, 1, 2, 0):  # the last finds every image decoded

@@ -128,10 +128,10 @@ class Server:
     def write_run(self, status: str = "completed", **fields: Any) -> int:
         """A run as another process would have left it."""
         config = {"experiment": {"epochs": 3}, "output": outputs()}
-        return create_run_sync(
-            self.database,
-            **{"run_name": "written", "status": status, "config": config, **fields},
-        )
+        fields = {"run_name": "written", "status": status, "config": config, **fields}
+        output = {key: str(self.folder / path) for key, path in fields["config"]["output"].items()}
+        fields["config"] = {**fields["config"], "output": output}
+        return create_run_sync(self.database, **fields)
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
         database = sqlite3.connect(self.database, timeout=30)

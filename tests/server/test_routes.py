@@ -270,7 +270,7 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(server: Server) -> No
     gone = server.folder / "output" / "checkpoints" / f"run_{other}" / "last.pt"
     stays = server.folder / "output" / "checkpoints" / f"run_{other}1" / "last.pt"
     for path in (gone, stays):
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     server.write_event(other)
     assert httpx.delete(f"{server.url}/runs/{other}").status_code == 204
