@@ -17,7 +17,7 @@ from engine.cli import set_values
 from server.app import create_app
 from server.demo import queue_demo
 from server.protocols import SPARE, Connections
-from server.settings import TOKEN_VARIABLE, Settings, read_token
+from server.settings import TOKEN_VARIABLE, Settings, read_proxies, read_token
 
 CONNECTIONS = 4096  # sockets included
 SHUTDOWN_SECONDS = 5
@@ -51,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="python -m server",
         description="Start runs, watch them live, compare them, and fetch what they leave.",
-        epilog=f"On an address that others can reach a token is needed: {TOKEN_VARIABLE}, or "
-        "--token-file. It then guards every route and the stream.",
+        epilog=f"Where others can reach the server, by --host, --allow-host or --trusted-proxy, a "
+        f"token is needed: {TOKEN_VARIABLE}, or --token-file. It then guards every route and the "
+        "stream.",
     )
     command.add_argument("--host", default="127.0.0.1", help="address (default: %(default)s)")
     command.add_argument(
@@ -89,6 +90,14 @@ def parser() -> argparse.ArgumentParser:
         help="a name under which browsers reach this server; may be given again",
     )
     command.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="a proxy, or a network of proxies, whose X-Forwarded-For and X-Forwarded-Proto are "
+        "believed; may be given again",
+    )
+    command.add_argument(
         "--cancel-grace",
         type=float,
         default=30.0,
@@ -121,6 +130,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         data_dirs=tuple(options.data or [Path("data")]),
         upload_dir=options.uploads,
         allowed_hosts=tuple(options.allow_host),
+        trusted_proxies=read_proxies(options.trusted_proxy),
         cancel_grace=options.cancel_grace,
         max_sockets=options.max_sockets,
     )
@@ -165,7 +175,7 @@ def uvicorn_config(app: ASGIApp, log_level: str, connections: int = CONNECTIONS)
         limit_concurrency=connections,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # create_app does it, for --trusted-proxy alone
         access_log=log_level in ("debug", "info"),
         log_level=log_level,
     )

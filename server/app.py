@@ -12,13 +12,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from engine.records.store import Store
 from server import errors
 from server.background import keep_running
+from server.gate import Gate
 from server.hub import Hub
 from server.routes import datasets, live, runs, service
-from server.security import Gate, Guard
+from server.security import Guard
 from server.settings import Settings, check_exposure
 from server.supervisor import Supervisor
 
@@ -28,6 +30,7 @@ ROUTES = [
     Route("/", service.page),
     Route("/login", service.show_login, methods=["GET"]),
     Route("/login", service.login, methods=["POST"]),
+    Route("/logout", service.logout, methods=["POST"]),
     Route("/healthz", service.health),
     Route("/metrics", service.metrics),
     Route("/openapi.json", service.openapi),
@@ -88,7 +91,10 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=ROUTES,
         lifespan=lifespan,
-        middleware=[Middleware(Guard, settings=settings, gate=gate)],
+        middleware=[
+            Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
+            Middleware(Guard, settings=settings, gate=gate),
+        ],
         exception_handlers={
             errors.ApiError: errors.on_api_error,
             HTTPException: errors.on_http_error,

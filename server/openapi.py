@@ -35,9 +35,10 @@ def describe(config: Config) -> Schema:
             "title": "Pneumoscope",
             "version": "1",
             "description": "Watch and steer training runs. Besides, GET / is the page, GET and "
-            "POST /login exchange the token for a cookie, and the WebSockets /ws and "
-            "/ws/runs/{run_id} send each event as JSON; ?after=EVENT_ID sends first what was "
-            "missed. A socket that is too slow is closed with 4008, one that sends with 1003.",
+            "POST /login exchange the token for a session of 12 hours, POST /logout ends it, and "
+            "the WebSockets /ws and /ws/runs/{run_id} send each event as JSON; ?after=EVENT_ID "
+            "sends first what was missed. A socket that is too slow is closed with 4008, one that "
+            "sends with 1003.",
         },
         "paths": {
             "/experiments/centralized": {"post": _start()},

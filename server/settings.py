@@ -1,17 +1,18 @@
-"""What a server is told at its start."""
+"""A server's settings, from its command line and the environment."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import Config, ConfigManager, UserError
 
 TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"
+TOKEN_LENGTH = 16  # characters at least: guesses are not limited to so few that less would do
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Settings:
     data_dirs: tuple[Path, ...] = (Path("data"),)  # where a run's dataset_path may lie
     upload_dir: Path = Path("output/datasets")
     allowed_hosts: tuple[str, ...] = ()  # names beside localhost and plain addresses
+    trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* is believed
     cancel_grace: float = 30.0  # seconds a cancelled worker has to save and end
     max_sockets: int = 2000
     max_body: int = 1 << 20  # bytes of a JSON body
@@ -48,15 +50,57 @@ class Settings:
 
 def check_exposure(settings: Settings) -> None:
     """Raise UserError where others could reach the server without a token."""
-    if settings.token is None and not is_loopback(settings.host):
+    if settings.token is not None:
+        return
+    reason = None
+    if not is_loopback(settings.host):
+        reason = f"--host {settings.host}"
+    elif settings.trusted_proxies:
+        reason = f"--trusted-proxy {settings.trusted_proxies[0]}"
+    else:
+        for name in settings.allowed_hosts:
+            if not _names_this_machine(name):
+                reason = f"--allow-host {name}"
+    if reason is not None:
         raise UserError(
-            f"--host {settings.host}: other machines could reach the server, so it needs a token: "
+            f"{reason}: other machines could reach the server, so it needs a token: "
             f"set {TOKEN_VARIABLE} or give --token-file FILE"
         )
 
 
+def _names_this_machine(name: str) -> bool:
+    """Whether a Host header's name can only mean this machine; nothing is looked up."""
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return name.lower() == "localhost" or name.lower().endswith(".localhost")
+
+
+def read_proxies(addresses: Sequence[str]) -> tuple[str, ...]:
+    """The addresses and networks of --trusted-proxy, checked. Raises UserError.
+
+    An IPv4 address is given in both forms: a socket that takes IPv6 too sees ::ffff:a.b.c.d.
+    """
+    proxies: list[str] = []
+    for text in addresses:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise UserError(
+                f"--trusted-proxy {text}: must be an address or a network, such as 10.0.0.7 or "
+                f"172.16.0.0/12 ({error})"
+            ) from error
+        proxies.append(str(network))
+        if network.version == 4:
+            proxies.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return tuple(proxies)
+
+
 def read_token(file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """The token of the file, or else of the environment. Raises UserError for an empty one."""
+    """The token of the file, or else of the environment; None where there is neither.
+
+    Raises UserError for one that is empty, short, or not printable ASCII.
+    """
     if file is not None:
         try:
             token = file.read_text(encoding="utf-8").strip()
@@ -70,6 +114,11 @@ def read_token(file: Path | None, environ: Mapping[str, str] = os.environ) -> st
             raise UserError(f"{TOKEN_VARIABLE} is empty; give it a token or unset it")
     if not token.isascii() or not token.isprintable():
         raise UserError("the token must be of printable ASCII characters")
+    if token and len(token) < TOKEN_LENGTH:
+        raise UserError(
+            f"the token has {len(token)} characters; it needs {TOKEN_LENGTH} at least. Make one: "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
     return token or None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect, Request
@@ -18,9 +17,9 @@ from starlette.responses import (
 )
 
 from server.errors import ApiError
+from server.gate import COOKIE, SESSION_SECONDS, session_cookie
 from server.openapi import describe
 from server.parsing import STATUSES
-from server.security import COOKIE
 
 STATIC = Path(__file__).parents[1] / "static"
 LATEST = 20  # runs whose last epoch is among the figures
@@ -30,7 +29,8 @@ LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="view
 content="width=device-width"><meta name="color-scheme" content="light dark">
 <title>Pneumoscope: log in</title><h1>Pneumoscope</h1><form method="post" action="/login">
 <p><label>Token <input type="password" name="token" autofocus required></label>
-<button>Log in</button></p></form><p role="alert">{message}</p></html>"""
+<button>Log in</button></p></form><p role="alert">{message}</p>{logout}</html>"""
+LOGOUT = """<form method="post" action="/logout"><button>Log out</button></form>"""
 
 
 async def page(_request: Request) -> Response:
@@ -39,12 +39,16 @@ async def page(_request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /healthz: whether the database answers, and what is failing in each background task."""
+    """GET /healthz: whether the database answers and each background task works.
+
+    What is failing is for those who have the token; others learn the status alone.
+    """
     state = request.state
     await state.store.last_event_id()
     tasks = {one.task: one.present() for one in (state.hub.faults, state.supervisor.faults)}
     status = "degraded" if any(tasks.values()) else "ok"
-    return JSONResponse({"status": status, "tasks": tasks})
+    detail = {"tasks": tasks} if state.gate.is_known(request.headers) else {}
+    return JSONResponse({"status": status, **detail})
 
 
 async def openapi(request: Request) -> Response:
@@ -87,14 +91,16 @@ def _family(name: str, kind: str, meaning: str) -> list[str]:
 
 
 async def show_login(request: Request) -> Response:
-    """GET /login: a field for the token."""
-    if not request.state.gate.needed:
+    """GET /login: a field for the token; who is logged in can log out here."""
+    gate = request.state.gate
+    if not gate.needed:
         return RedirectResponse("/", status_code=303)
-    return HTMLResponse(LOGIN.format(message=""))
+    known = (session_cookie(request.headers) or "") in gate.sessions
+    return HTMLResponse(LOGIN.format(message="", logout=LOGOUT if known else ""))
 
 
 async def login(request: Request) -> Response:
-    """POST /login: a cookie for the right token."""
+    """POST /login: a session, kept in a cookie, for the right token."""
     gate = request.state.gate
     if not gate.needed:
         return RedirectResponse("/", status_code=303)
@@ -102,11 +108,26 @@ async def login(request: Request) -> Response:
     try:
         gate.require(request.scope, token)
     except ApiError as error:
-        page = LOGIN.format(message=error.detail)
+        page = LOGIN.format(message=error.detail, logout="")
         return HTMLResponse(page, status_code=error.status, headers=error.headers)
     response = RedirectResponse("/", status_code=303)
-    secure = request.url.scheme == "https"
-    response.set_cookie(COOKIE, gate.session(), httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(
+        COOKIE,
+        gate.sessions.begin(),
+        max_age=SESSION_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return response
+
+
+async def logout(request: Request) -> Response:
+    """POST /logout: end the session whose cookie came along."""
+    if (value := session_cookie(request.headers)) is not None:
+        request.state.gate.sessions.end(value)
+    response = RedirectResponse("/login", status_code=303)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return response
 
 
@@ -123,5 +144,11 @@ async def _token_of(request: Request) -> str:
         raise ApiError(408, "the form did not arrive in time") from None
     except ClientDisconnect:
         raise ApiError(400, "the client went away") from None
-    fields: dict[str, Any] = parse_qs(body.decode("utf-8", errors="replace"), max_num_fields=8)
-    return str(fields.get("token", [""])[0])
+    try:
+        fields = parse_qs(body.decode("utf-8", errors="replace"), max_num_fields=8)
+    except ValueError:
+        raise ApiError(422, "the form has too many fields", field="token") from None
+    tokens = fields.get("token", [""])
+    if len(tokens) != 1:
+        raise ApiError(422, "the form has more than one token", field="token")
+    return tokens[0]

@@ -25,7 +25,7 @@ from .conftest import Server, wait_until
 
 START = "/experiments/centralized"
 GOOD = {"run_name": "a", "dataset_path": "data/images.zip"}
-NOT_DESCRIBED = {"/", "/login"}
+NOT_DESCRIBED = {"/", "/login", "/logout"}
 
 
 def assert_error(answer: httpx.Response, status: int, field: str | None = None) -> str:

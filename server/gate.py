@@ -1,0 +1,173 @@
+"""The token, and the sessions of those who have logged in with it."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import secrets
+import time
+from collections import OrderedDict
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from server.errors import ApiError
+from server.settings import Settings
+
+COOKIE = "pneumoscope_session"
+SESSION_SECONDS = 12 * 3600  # from the login, used or not
+SESSIONS = 1000  # at once; the oldest ends where there is one more
+OPEN_PATHS = ("/login", "/logout")  # answered without the token
+BRIEF_PATHS = ("/healthz",)  # answered without the token, but without detail
+
+log = logging.getLogger("pneumoscope")
+
+
+class Failures:
+    """Wrong tokens and cookies: `allowed` an address and `total` in all in `window` seconds.
+
+    Above that a wrong one is answered 429 and not counted or logged; a right one always passes.
+    """
+
+    def __init__(
+        self, allowed: int = 10, total: int = 100, window: float = 60.0, addresses: int = 10_000
+    ) -> None:
+        """`addresses`: how many are kept."""
+        self._allowed, self._total = allowed, total
+        self._window, self._addresses = window, addresses
+        self._seen: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, since
+        self._all = (0, 0.0)
+
+    def wait(self, address: str) -> int:
+        """Seconds until a wrong one of this address is looked at again; 0 where it is now."""
+        return max(
+            self._left(self._seen.get(address, (0, 0.0)), self._allowed),
+            self._left(self._all, self._total),
+        )
+
+    def add(self, address: str) -> None:
+        """One more wrong one."""
+        self._all = self._counted(self._all)
+        self._seen[address] = self._counted(self._seen.pop(address, (0, 0.0)))
+        while len(self._seen) > self._addresses:
+            self._seen.popitem(last=False)
+
+    def _counted(self, entry: tuple[int, float]) -> tuple[int, float]:
+        count, since = entry
+        now = time.monotonic()
+        return (count + 1, since) if count and now - since <= self._window else (1, now)
+
+    def _left(self, entry: tuple[int, float], allowed: int) -> int:
+        count, since = entry
+        left = since + self._window - time.monotonic()
+        return int(left) + 1 if count >= allowed and left > 0 else 0
+
+
+class Sessions:
+    """Who has logged in. Kept in memory: a restart of the server ends every session."""
+
+    def __init__(self, seconds: float = SESSION_SECONDS, limit: int = SESSIONS) -> None:
+        self._seconds, self._limit = seconds, limit
+        self._ends: OrderedDict[bytes, float] = OrderedDict()  # by the hash of the cookie's value
+
+    def begin(self) -> str:
+        """A new session: the cookie's value."""
+        value = secrets.token_urlsafe(32)
+        self._ends[_hash(value)] = time.monotonic() + self._seconds
+        while len(self._ends) > self._limit:
+            self._ends.popitem(last=False)
+        return value
+
+    def end(self, value: str) -> None:
+        """From now on the value opens nothing."""
+        self._ends.pop(_hash(value), None)
+
+    def __contains__(self, value: str) -> bool:
+        end = self._ends.get(_hash(value))
+        return end is not None and time.monotonic() < end
+
+
+class Gate:
+    """Decides who has the token."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._token = settings.token
+        self._failures = Failures()
+        self.sessions = Sessions()
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is a token."""
+        return self._token is not None
+
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Raises ApiError 401 or 429 where a token is needed and the right one is not given."""
+        path = scope["path"]
+        if self._token is None or path in OPEN_PATHS:
+            return
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        cookie = session_cookie(headers)
+        if given:
+            self.require(scope, given.strip() if scheme.lower() == "bearer" else "")
+        elif cookie is not None:
+            if cookie not in self.sessions:
+                self._refuse(scope, "this session has ended; log in again")
+        elif path not in BRIEF_PATHS:
+            raise _unauthorized("this server needs its token: Authorization: Bearer TOKEN")
+
+    def is_known(self, headers: Headers) -> bool:
+        """Whether a request that has passed `check` came with the token, or needs none."""
+        return not self.needed or "authorization" in headers or session_cookie(headers) is not None
+
+    def require(self, scope: Scope, given: str) -> None:
+        """Compare in constant time. Raises ApiError 401, or 429 after too many failures."""
+        assert self._token is not None
+        if not secrets.compare_digest(given.encode(), self._token.encode()):
+            self._refuse(scope, "wrong token")
+
+    def _refuse(self, scope: Scope, detail: str) -> None:
+        address = client_of(scope)
+        if seconds := self._failures.wait(address):
+            raise ApiError(
+                429,
+                "too many wrong tokens; wait",
+                headers={"retry-after": str(seconds), "connection": "close"},
+            )
+        self._failures.add(address)
+        log.warning("%s: from %s for %.200r", detail, address, scope["path"])
+        if self._failures.wait(address):
+            log.warning("too many wrong tokens: further ones are refused unseen for a minute")
+        raise _unauthorized(detail)
+
+
+def client_of(scope: Scope) -> str:
+    """The address that failures are counted under: of IPv6 the network, which one client owns."""
+    try:
+        address = ipaddress.ip_address(scope["client"][0])
+    except (TypeError, KeyError, ValueError):
+        return "an unknown address"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address), 64), strict=False))
+    return str(address)
+
+
+def session_cookie(headers: Headers) -> str | None:
+    """The value of our cookie; None where there is none."""
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return None
+    return None if cookie is None else cookie.value
+
+
+def _unauthorized(detail: str) -> ApiError:
+    return ApiError(401, detail, headers={"www-authenticate": "Bearer"})
+
+
+def _hash(value: str) -> bytes:
+    """Looking a value up by its hash takes no time that depends on the value kept."""
+    return hashlib.sha256(value.encode()).digest()
