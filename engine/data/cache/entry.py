@@ -87,13 +87,16 @@ def _open(
                 time.sleep(TICK)  # whatever is read from now on is as old as its times say
                 make_room(where, len(names) * size**2, max_gb)
                 where.mkdir(exist_ok=True)
-                pixels = open_pixels(where, size, len(names), valid, damaged > 0)
+                copies = Copies(folder, f"{_prefix(size)}*", size)
+                decoder = Decoder(reader, size, copies, int(memory_gb * 1e9))
+                decoder.bits = bits_in_use(reader, names, decoder.depth, lambda: done(len(valid)))
+                # Prepared when other images were readable, and scaled as those asked for.
+                outdated = {row for row in valid if scans[row].bits not in (None, decoder.bits)}
+                valid -= outdated
+                so_far = len(valid)
+                todo = {row: name for row, name in enumerate(names) if row not in valid}
+                pixels = open_pixels(where, size, len(names), valid, bool(damaged or outdated))
                 try:
-                    copies = Copies(folder, f"{_prefix(size)}*", size)
-                    decoder = Decoder(reader, size, copies, int(memory_gb * 1e9))
-                    so_far = len(valid)
-                    decoder.bits = bits_in_use(reader, names, decoder.depth, lambda: done(so_far))
-                    todo = {row: name for row, name in enumerate(names) if row not in valid}
                     scans |= fill(
                         where, pixels, todo, decoder, workers, lambda count: done(so_far + count)
                     )

@@ -123,15 +123,16 @@ def _blocks(rows: list[int], most: int) -> Iterator[list[int]]:
         yield block
 
 
-def open_pixels(folder: Path, size: int, count: int, valid: set[int], damaged: bool) -> int:
+def open_pixels(folder: Path, size: int, count: int, valid: set[int], replace: bool) -> int:
     """A descriptor to write `count` images by offset; the file has its full length.
 
-    A damaged file is replaced by one with the valid rows: a run may be reading the old one.
+    With `replace` it is a new file with the valid rows: a run may be reading the old one, and
+    nothing that was handed out is changed or, where it was cut short, becomes black.
     """
     path, area = folder / PIXELS, size * size
     old = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        if not damaged:
+        if not replace:
             os.ftruncate(old, count * area)
             return os.dup(old)
         fresh = path.with_suffix(".new")

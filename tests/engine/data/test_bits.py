@@ -84,3 +84,25 @@ def test_images_that_cannot_be_of_16_bits_are_not_decoded_for_it(tmp_path: Path)
 
     with source.reader() as reader:
         assert bits_in_use(reader, [record.name for record in source.records], refuse) is None
+
+
+def test_images_prepared_while_others_were_unreadable_get_the_white_of_all(tmp_path: Path) -> None:
+    """Decoding the large ones takes more memory than the first start allows."""
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    rows = ["filename,label"]
+    for number in range(20):
+        side, bits = (40, 12) if number < 4 else (400, 15)
+        values = np.linspace(0, 2**bits - 1, side * side).astype(np.uint16).reshape(side, side)
+        Image.fromarray(values).save(tmp_path / "set" / "images" / f"{number}.png")
+        rows.append(f"{number}.png,{number % 2}")
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(rows))
+    source = open_source(tmp_path / "set", Data())
+    first = open_cache(source, 32, tmp_path / "cache", 1, memory_gb=0.004)
+    assert [scan.error is None for scan in first.scans] == [True] * 4 + [False] * 16
+    before = first.images[:4]
+    assert before.max() > 200
+    again = open_cache(source, 32, tmp_path / "cache", 1)
+    expected = open_cache(source, 32, tmp_path / "fresh", 1)
+    np.testing.assert_array_equal(again.images[:], expected.images[:])
+    assert again.scans == expected.scans
+    np.testing.assert_array_equal(first.images[:4], before)  # the first run keeps what it has
