@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
@@ -82,13 +83,16 @@ def _decode_image(
 ) -> Decoded:
     mode = image.mode
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(
-            f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are decoded"
-        )
+    pixels = width * height
+    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile may be larger than the image
+        tile = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+        pixels = max(pixels, math.prod(int(image.tag_v2.get(tag, 0)) for tag in tile))
+    if pixels > MAX_PIXELS:
+        what = f"{width} x {height}" if pixels == width * height else f"tiles of {pixels:,}"
+        raise UnreadableImage(f"{what} pixels are more than the {MAX_PIXELS:,} that are decoded")
     if at_least is not None and image.format in ("JPEG", "MPO") and mode in ("L", "RGB"):
         _reduce(image, at_least)
-    reserve(_memory_needed(image, width * height))
+    reserve(_memory_needed(image, pixels))
     image.load()
     orientation = image.getexif().get(0x0112, 1)
     if orientation in (5, 6, 7, 8):  # on its side
@@ -108,7 +112,7 @@ def _memory_needed(image: ImageFile.ImageFile, pixels: int) -> int:
     elif image.format == "JPEG2000":
         needed += pixels * 5 * len(image.getbands())
     elif image.format == "TIFF":
-        needed += pixels * 4  # a strip may be as large as the image
+        needed += pixels * 4  # a strip or tile may be so large
     elif "progressive" in image.info:  # keeps the frequencies of the whole image, 16 bits each
         needed += pixels * 2 * len(image.getbands())
     return needed

@@ -126,18 +126,36 @@ def test_an_image_of_another_detector_is_not_white_all_over() -> None:
     assert found.depth.bits == 16
 
 
+def tiff_of(tags: dict[int, int], content: bytes, offset: int, count: int) -> bytes:
+    """A TIFF with one strip or tile; `offset` and `count` are the tags that say where it is."""
+    start = 8 + 2 + 12 * (len(tags) + 2) + 4
+    entries = sorted({**tags, offset: start, count: len(content)}.items())
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries
+    )
+    return b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + content
+
+
+def test_a_tile_far_larger_than_its_tiff_is_counted_in_its_memory() -> None:
+    def tiff(side: int) -> bytes:
+        tags = {256: 100, 257: 100, 258: 8, 259: 8, 262: 1, 277: 1, 322: side, 323: side}
+        return tiff_of(tags, zlib.compress(bytes(64)), offset=324, count=325)
+
+    with pytest.raises(UnreadableImage, match="tiles of 1,073,741,824 pixels"):
+        decode(tiff(32_768), "bomb.tif")
+    reserved: list[int] = []
+    with pytest.raises(UnreadableImage):
+        decode(tiff(8192), "bomb.tif", reserve=reserved.append)
+    assert reserved[0] >= 8192 * 8192
+
+
 def test_a_tiff_that_says_how_many_bits_it_uses_is_believed() -> None:
     values = make_image().astype(np.uint16)  # at most 255 of 4095
     packed = bytearray()
     for first, second in values.reshape(-1, 2).tolist():
         packed += bytes((first >> 4, (first & 15) << 4 | second >> 8, second & 255))
-    entries = [(256, 60), (257, 40), (258, 12), (259, 1), (262, 1), (277, 1), (278, 40)]
-    strip = 8 + 2 + 12 * (len(entries) + 2) + 4
-    entries += [(273, strip), (279, len(packed))]
-    directory = struct.pack("<H", len(entries)) + b"".join(
-        struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries)
-    )
-    tiff = b"II*\0" + struct.pack("<I", 8) + directory + bytes(4) + packed
+    tags = {256: 60, 257: 40, 258: 12, 259: 1, 262: 1, 277: 1, 278: 40}
+    tiff = tiff_of(tags, bytes(packed), offset=273, count=279)
     found = decode(tiff, "image.tif", bits=8)
     np.testing.assert_allclose(found.pixels, values / 4095 * 255, atol=1)
     assert found.depth is None
