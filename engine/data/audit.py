@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from engine.data.bits import common_bits
 from engine.data.cache import Scan
 from engine.data.decode import HASH_BYTES
 from engine.data.source import Source
-from engine.data.split import SIDES, Split
+from engine.data.split import PARTS, Split
 
 NEAR = 15  # bits of 256 in which near-duplicates may differ; other chests differ in over 50
 NEIGHBOURS = 64  # of images that all look the same, each is compared with so many that follow it
@@ -28,17 +29,17 @@ def build_report(
     """
     names = [record.name for record in source.records]
     labels = [source.label_names[record.label] for record in source.records]
-    parts = {i: part for part in SIDES for i in getattr(split, part).tolist()}
+    parts = {i: part for part in PARTS for i in getattr(split, part).tolist()}
     patients = {
         part: len({source.records[i].patient or names[i] for i in getattr(split, part)})
-        for part in SIDES
+        for part in PARTS
     }
     counts = {
         part: {
             name: sum(labels[i] == name for i in getattr(split, part).tolist())
             for name in source.label_names
         }
-        for part in SIDES
+        for part in PARTS
     }
     duplicates = _groups([scan.pixels for scan in scans])
     across = _in_two_parts(duplicates, parts)
@@ -76,7 +77,7 @@ def build_report(
         },
         "sizes": _sizes(scans),
         "modes": dict(Counter(scan.mode for scan in scans).most_common()),
-        "bits": {str(k): n for k, n in Counter(scan.bits for scan in scans if scan.bits).items()},
+        "bits_in_use": common_bits([scan.bits for scan in scans]),  # of 16-bit images
         "warnings": [],
     }
 
@@ -108,7 +109,7 @@ def near_duplicates(scans: Sequence[Scan], parts: dict[int, str]) -> list[tuple[
     bits = np.unpackbits(hashes, axis=1).reshape(count, 16, NEAR + 1).transpose(0, 2, 1)
     bands = np.packbits(bits, axis=2).view(np.uint16)[..., 0]  # [N, 16]
     words = hashes.view(np.uint64)  # [N, 4]
-    part = np.array([SIDES.index(parts[i]) for i in range(count)])
+    part = np.array([PARTS.index(parts[i]) for i in range(count)])
     found = [np.empty(0, np.int64)]  # pairs i, j as i * count + j
     for band in bands.T:
         order = np.argsort(band, kind="stable")

@@ -44,6 +44,12 @@ def bits_in_use(
     return bits_for(sorted(highs)[math.ceil(MOST * (len(highs) - 1))])
 
 
+def common_bits(bits: Sequence[int | None]) -> int | None:
+    """What most images were scaled by; None where every file decides for itself."""
+    used = Counter(number for number in bits if number is not None)
+    return used.most_common(1)[0][0] if used else None
+
+
 def bits_warning(
     names: Sequence[str], bits: Sequence[int | None], clipped: Sequence[float]
 ) -> tuple[str, str] | None:
@@ -51,10 +57,7 @@ def bits_warning(
 
     `bits` is what each image was scaled by, None where the file decides.
     """
-    used = Counter(number for number in bits if number is not None)
-    if not used:
-        return None
-    common = used.most_common(1)[0][0]
+    common = common_bits(bits)
     other = [
         name
         for name, number, share in zip(names, bits, clipped, strict=True)

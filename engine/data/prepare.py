@@ -17,7 +17,7 @@ from engine.data.cache import CachedImages, Progress, Scan, open_cache
 from engine.data.names import shown
 from engine.data.problems import Problems
 from engine.data.source import Source, open_source, problem_error
-from engine.data.split import SIDES, Split, split_records
+from engine.data.split import PARTS, Split, split_records
 
 SMALLEST_ALONE = 32  # pixels: a ResNet's last stage is then one value for an image and channel
 MANY = 200  # images, of which some should share a patient
@@ -135,7 +135,7 @@ def _warnings_of(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _fingerprint(source: Source, scans: list[Scan], split: Split) -> str:
-    parts = {i: part for part in SIDES for i in getattr(split, part).tolist()}
+    parts = {i: part for part in PARTS for i in getattr(split, part).tolist()}
     images = [
         [record.name, scan.content, record.label, parts[i]]
         for i, (record, scan) in enumerate(zip(source.records, scans, strict=True))

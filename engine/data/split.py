@@ -1,4 +1,4 @@
-"""The split: no patient and no identical image on two sides, the classes in the same shares."""
+"""The split: no patient and no identical image in two parts, the classes in the same shares."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from engine.data.archive import DatasetError
 
 TRAIN, VAL, TEST = range(3)
-SIDES = ("train", "val", "test")
+PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Record indices of each side, int64, ascending."""
+    """Record indices of each part, int64, ascending."""
 
     train: np.ndarray
     val: np.ndarray
@@ -33,23 +33,23 @@ def split_records(
 ) -> Split:
     """Split records [N] with labels [N] of 0 and 1.
 
-    `fixed` holds the side of each record where the data set names it: those are obeyed, and only
-    a side that is missing altogether is drawn from the training images. Raises DatasetError where
-    a class would be missing on a side.
+    `fixed` holds the part of each record where the data set names it: those are obeyed, and only
+    a part that is missing altogether is drawn from the training images. Raises DatasetError where
+    a class would be missing in a part.
     """
     groups = group_records(patients, pixel_hashes)
-    side = np.full(len(labels), TRAIN)
+    part = np.full(len(labels), TRAIN)
     given = {name for name in fixed if name}
-    for number, name in enumerate(SIDES):
-        side[[written == name for written in fixed]] = number
+    for number, name in enumerate(PARTS):
+        part[[written == name for written in fixed]] = number
     shares = {VAL: validation_split, TEST: test_split}
-    wanted = {s: share for s, share in shares.items() if share > 0 and SIDES[s] not in given}
+    wanted = {s: share for s, share in shares.items() if share > 0 and PARTS[s] not in given}
     if given and TEST in wanted and "val" in given:
         wanted.pop(TEST)  # a complete given split: nothing is taken from its training images
     if wanted:
-        free = np.flatnonzero(side == TRAIN)
-        side[free] = _draw(labels[free], groups[free], wanted, seed)
-    split = Split(*(np.flatnonzero(side == number) for number in range(3)))
+        free = np.flatnonzero(part == TRAIN)
+        part[free] = _draw(labels[free], groups[free], wanted, seed)
+    split = Split(*(np.flatnonzero(part == number) for number in range(3)))
     _check(split, labels)
     return split
 
@@ -75,7 +75,7 @@ def group_records(patients: Sequence[str | None], pixel_hashes: Sequence[str]) -
 def _draw(
     labels: np.ndarray, groups: np.ndarray, wanted: dict[int, float], seed: int
 ) -> np.ndarray:
-    """The side of each record: whole groups, largest first, to where they fit best.
+    """The part of each record: whole groups, largest first, to where they fit best.
 
     Each group goes where the images of its classes are furthest below their share; among groups of
     one size the order is random. Large groups first leaves the small ones to even out.
@@ -93,7 +93,7 @@ def _draw(
     chosen = np.zeros(len(numbers), dtype=np.int64)
     scale = np.maximum(target, 1e-12)
     for group in order:
-        # The side whose shortage, relative to its size, this group's images meet best.
+        # The part whose shortage, relative to its size, this group's images reduce most.
         need = (missing / scale) @ (counts[group] / np.maximum(total, 1))
         need[shares == 0] = -np.inf
         chosen[group] = int(need.argmax())
@@ -106,11 +106,11 @@ def _check(split: Split, labels: np.ndarray) -> None:
         images = getattr(split, name)
         if len(images) == 0:
             raise DatasetError(
-                f"the {name} side of the split has no images; give more patients, another "
-                "system.validation_split, or a split column with both sides"
+                f"the {name} part of the split has no images; give more patients, another "
+                "system.validation_split, or a split column with both parts"
             )
         if len(np.unique(labels[images])) < 2:
             raise DatasetError(
-                f"the {name} side of the split has images of one class only, and no AUROC could be "
+                f"the {name} part of the split has images of one class only, and no AUROC could be "
                 "computed; give more patients of the rarer class, or change system.validation_split"
             )

@@ -30,7 +30,7 @@ def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
     return {
         "run_uid": run_uid,
         "architecture": architecture(config.to_dict()),
-        "preprocessing": preprocessing(config.data.image_size),
+        "preprocessing": preprocessing(config.data.image_size, bits=data.report["bits_in_use"]),
         "label_names": list(data.label_names),
         "temperature": None,
         "training_population": {"counts": data.report["counts"], **_pixel_statistics(data)},
@@ -91,10 +91,15 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def preprocessing(image_size: int, decoder: str | None = PREPROCESSING) -> list[dict[str, Any]]:
-    """Every step from a file to the network's input; `decoder` is the version of the first."""
+def preprocessing(
+    image_size: int, decoder: str | None = PREPROCESSING, bits: int | None = None
+) -> list[dict[str, Any]]:
+    """Every step from a file to the network's input; `decoder` is the version of the first.
+
+    `bits` is what the 16-bit images of the data set use, None where it has none.
+    """
     return [
-        {"step": "decode", "to": "grey, 8 bits", "version": decoder},
+        {"step": "decode", "to": "grey, 8 bits", "version": decoder, "bits_in_use": bits},
         {"step": "resize", "to": [image_size, image_size], "filter": "bilinear, antialiased"},
         {"step": "scale", "divide_by": 255},
         {"step": "normalise", "channels": 3, "mean": list(MEAN), "std": list(STD)},

@@ -49,6 +49,7 @@ class Predictor:
                 "the model was trained with another preprocessing than this version of Pneumoscope "
                 "has; use the version that made it"
             )
+        self._bits: int | None = steps[0].get("bits_in_use")
         settings = Model(shape["backbone"], "none", tuple(shape["head_sizes"]))
         network = build_model(settings, shape["dropout_rate"])
         try:
@@ -94,7 +95,8 @@ class Predictor:
     def _read(self, path: Path) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
         try:
-            image = decode.decode(path.read_bytes(), path.name, at_least=self._size)
+            data = path.read_bytes()
+            image = decode.decode(data, path.name, at_least=self._size, bits=self._bits)
         except OSError as error:
             return error.strerror or str(error)
         except decode.UnreadableImage as error:

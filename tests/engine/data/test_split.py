@@ -32,21 +32,21 @@ def data_sets(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=300, deadline=None)
 @given(data_sets())
-def test_no_patient_and_no_pixels_stand_on_two_sides(given_set: dict[str, Any]) -> None:
+def test_no_patient_and_no_pixels_are_in_two_parts(given_set: dict[str, Any]) -> None:
     try:
         split = split_records(**given_set)
     except DatasetError:
-        return  # a class is missing on a side: said, not hidden
+        return  # a class is missing in a part: reported, not hidden
     together = np.concatenate([split.train, split.val, split.test])
     assert sorted(together.tolist()) == list(range(len(given_set["labels"])))
     for key in ("patients", "pixel_hashes"):
-        sides = [
-            {given_set[key][i] for i in side if given_set[key][i] is not None}
-            for side in (split.train, split.val, split.test)
+        parts = [
+            {given_set[key][i] for i in part if given_set[key][i] is not None}
+            for part in (split.train, split.val, split.test)
         ]
-        assert not sides[0] & sides[1]
-        assert not sides[0] & sides[2]
-        assert not sides[1] & sides[2]
+        assert not parts[0] & parts[1]
+        assert not parts[0] & parts[2]
+        assert not parts[1] & parts[2]
 
 
 @settings(max_examples=50, deadline=None)
@@ -86,7 +86,7 @@ def test_chains_of_patients_and_pixels_are_one_group() -> None:
     assert groups[0] != groups[3]
 
 
-def test_a_given_split_is_obeyed_and_a_missing_side_is_drawn_from_training() -> None:
+def test_a_given_split_is_obeyed_and_a_missing_part_is_drawn_from_training() -> None:
     labels = np.arange(40) % 2
     hashes = [str(i) for i in range(40)]
     whole = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
@@ -100,7 +100,7 @@ def test_a_given_split_is_obeyed_and_a_missing_side_is_drawn_from_training() -> 
     assert len(split.val) == 6
 
 
-def test_a_side_with_one_class_is_an_error_that_says_so() -> None:
+def test_a_part_with_one_class_is_an_error_that_says_so() -> None:
     labels = np.array([0] * 9 + [1])
     with pytest.raises(DatasetError, match="one class only"):
         split_records(labels, [None] * 10, [str(i) for i in range(10)], [None] * 10, 0.2, 0.0, 0)
