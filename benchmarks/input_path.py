@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from benchmarks.lib.images import make_images
 from benchmarks.lib.record import write_result
 from config.schema import Augment, Data, System
-from engine.data.augment import augment
+from engine.data.augment import augment, epoch_parameters
 from engine.data.cache import open_cache
 from engine.data.inputs import MEAN, STD, normalise, to_float
 from engine.data.source import open_source
@@ -77,10 +77,11 @@ def main() -> int:
 def batches_of(images: np.ndarray, size: int = 32) -> None:
     """One epoch's inputs out of the cache, shuffled, augmented, normalised."""
     order = np.random.default_rng(0).permutation(len(images))
+    parameters = epoch_parameters(len(images), 42, 1, Augment(), images.shape[-1])
     for start in range(0, len(images), size):
         index = order[start : start + size]
         batch = torch.from_numpy(np.asarray(images[index]))[:, None]
-        normalise(augment(to_float(batch), torch.from_numpy(index), 42, 1, Augment()))
+        normalise(augment(to_float(batch), parameters[index], 42, Augment()))
 
 
 def usual_transform(size: int) -> v2.Compose:

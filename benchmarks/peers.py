@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.input_path import usual_transform
 from benchmarks.lib.usage import Spent, Stopwatch
 from config import Config
+from engine.data.augment import epoch_parameters
 from engine.data.dataset import Batch
 from engine.data.inputs import training_inputs
 from engine.data.loading import make_loaders
@@ -75,14 +76,18 @@ def ours(config: Config, prepared: Prepared) -> Contender:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     epoch = 0
 
-    def to_input(batch: Batch) -> torch.Tensor:
-        return training_inputs(batch, runtime, 42, epoch, config.augment)
-
     def train() -> Spent:
         nonlocal epoch
         epoch += 1
         watch = Stopwatch()
         model.train()
+        parameters = epoch_parameters(
+            len(prepared.labels), 42, epoch, config.augment, config.data.image_size
+        ).to(runtime.device)
+
+        def to_input(batch: Batch) -> torch.Tensor:
+            return training_inputs(batch, parameters, runtime, 42, config.augment)
+
         loaders.train_batches.set_epoch(epoch)
         sizes = loaders.train_batches.sizes()
         engine_epoch(model, optimizer, loaders.train, sizes, to_input, runtime, epoch)

@@ -27,6 +27,7 @@ from benchmarks.lib.record import write_result
 from benchmarks.lib.usage import anonymous_bytes
 from benchmarks.peers import ours
 from config import Config, ConfigManager
+from engine.data.augment import epoch_parameters
 from engine.data.inputs import training_inputs
 from engine.data.loading import make_loaders
 from engine.data.prepare import Prepared, prepare
@@ -158,8 +159,11 @@ def input_epoch(config: Config, data: Prepared, epoch: int) -> float:
     loaders = make_loaders(config, data, runtime)
     loaders.train_batches.set_epoch(epoch + 1)
     began = time.perf_counter()
+    parameters = epoch_parameters(
+        len(data.labels), config.system.seed, epoch, config.augment, config.data.image_size
+    ).to(runtime.device)
     for batch in loaders.train:
-        training_inputs(batch, runtime, config.system.seed, epoch, config.augment)
+        training_inputs(batch, parameters, runtime, config.system.seed, config.augment)
     if runtime.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began

@@ -12,6 +12,7 @@ from torch import nn
 
 from config import Config, UserError
 from engine import device, metrics
+from engine.data.augment import epoch_parameters
 from engine.data.dataset import Batch
 from engine.data.inputs import evaluation_inputs, training_inputs
 from engine.data.loading import batch_names, make_loaders
@@ -125,12 +126,15 @@ class Run:
         self._epoch_began = time.perf_counter() - self.state.seconds
         self.learner.begin_epoch(epoch)
         self.loaders.train_batches.set_epoch(epoch, skip_batches=self.state.step)
+        side = self.config.data.image_size
+        table = epoch_parameters(len(self.data.labels), seed, epoch, settings, side)
+        table = table.to(self.runtime.device)
         try:
             return train_one_epoch(
                 self.learner.model,
                 self.loaders.train,
                 self.loaders.train_batches.sizes(),
-                lambda batch: training_inputs(batch, self.runtime, seed, epoch, settings),
+                lambda batch: training_inputs(batch, table, self.runtime, seed, settings),
                 self.learner.optimizer,
                 self.learner.scaler,
                 self.runtime,

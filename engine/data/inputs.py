@@ -20,34 +20,43 @@ STD = (0.229, 0.224, 0.225)
 
 
 def training_inputs(
-    batch: Batch, runtime: Runtime, seed: int, epoch: int, settings: Augment
+    batch: Batch, parameters: torch.Tensor, runtime: Runtime, seed: int, settings: Augment
 ) -> torch.Tensor:
-    """Augmented inputs, float32 [B, 3, S, S] on the runtime's device."""
-    images = batch.images.to(runtime.device, non_blocking=True)
-    index = batch.indices.to(runtime.device, non_blocking=True)
-    grey = augment(to_float(images), index, seed, epoch, settings)
-    return normalise(grey).contiguous(memory_format=runtime.memory_format)
+    """Augmented inputs, float32 [B, 3, S, S] on the runtime's device.
+
+    `parameters` are the epoch's, of all records (`augment.epoch_parameters`), on that device.
+    """
+    images = batch.images.to(runtime.device, non_blocking=runtime.pin_memory)
+    index = batch.indices.to(runtime.device, non_blocking=runtime.pin_memory)
+    return normalise(augment(to_float(images), parameters[index], seed, settings))
 
 
 def evaluation_inputs(images: torch.Tensor, runtime: Runtime) -> torch.Tensor:
     """uint8 [B, 1, S, S] -> inputs as they are, float32 [B, 3, S, S] on the runtime's device."""
-    grey = to_float(images.to(runtime.device, non_blocking=True))
-    return normalise(grey).contiguous(memory_format=runtime.memory_format)
+    return normalise(to_float(images.to(runtime.device, non_blocking=runtime.pin_memory)))
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
     """uint8 of any shape -> float32 in 0..1."""
-    return images.float().div_(255)
+    return images.div(255)
 
 
 def normalise(grey: torch.Tensor) -> torch.Tensor:
-    """float [B, 1, S, S] in 0..1 -> [B, 3, S, S], ImageNet's mean and deviation."""
-    mean, std = _channel_constants(grey.device)
-    return (grey - mean).div_(std)
+    """float32 [B, 1, S, S] in 0..1 -> [B, 3, S, S] by ImageNet's mean and deviation.
+
+    The result has the memory format channels_last, written in one operation.
+    """
+    factor, constant = _channel_constants(grey.device)
+    count, _, height, width = grey.shape
+    shape = (count, 3, height, width)
+    result = torch.empty(shape, device=grey.device, memory_format=torch.channels_last)
+    return torch.addcmul(constant, grey, factor, out=result)
 
 
 @functools.cache
 def _channel_constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Made once for a device: making them in every step would wait for it."""
-    mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return mean, std
+    """1 / deviation and -mean / deviation: made in every step, they would wait for the device."""
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64).view(1, 3, 1, 1) for values in (MEAN, STD)
+    )
+    return (1 / std).float().to(device), (-mean / std).float().to(device)

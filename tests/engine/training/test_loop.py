@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from config.schema import Augment, System
+from engine.data.augment import THETA, epoch_parameters
 from engine.data.dataset import Batch
-from engine.data.inputs import training_inputs
+from engine.data.inputs import MEAN, STD, training_inputs
 from engine.device import resolve
 from engine.stream.events import Event, TrainingProgress
 from engine.training.loop import TrainFigures, evaluate_epoch, train_one_epoch
@@ -189,8 +190,11 @@ def test_no_step_waits_for_the_device() -> None:
         Batch(*(part.pin_memory() for part in b)) for b in batches(make_images(64, size=32), 8)
     ]
 
+    settings = Augment(flip=0.5, erase=0.5)
+    parameters = epoch_parameters(64, 42, 1, settings, 32).to(runtime.device)
+
     def augmented(batch: Batch) -> torch.Tensor:
-        return training_inputs(batch, runtime, 42, 1, Augment(flip=0.5, erase=0.5))
+        return training_inputs(batch, parameters, runtime, 42, settings)
 
     def watch(batch: Batch) -> torch.Tensor:
         torch.cuda.set_sync_debug_mode("error")
@@ -222,3 +226,30 @@ def test_inputs_are_made_outside_autocast() -> None:
         network(), loader, 2, watch, runtime, 1, emit=lambda _: None, should_stop=lambda: False
     )
     assert seen == [False] * 4
+
+
+def test_under_bf16_images_are_sampled_where_float64_says() -> None:
+    """The grey level of a ramp is its column: the network's input says where it was sampled."""
+    side, count, settings = 224, 8, Augment(brightness=0, contrast=0, noise=0, rotate=20, flip=0.5)
+    runtime = resolve(System(device="cpu", precision="bf16"), planned_steps=1)
+    ramp = torch.arange(side, dtype=torch.uint8).expand(count, 1, side, side)
+    parameters = epoch_parameters(count, 42, 1, settings, side)
+    seen: list[torch.Tensor] = []
+
+    class Watching(nn.Linear):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs)
+            return super().forward(inputs[:, 0, 0, :8])
+
+    loader = [Batch(ramp, torch.arange(count) % 2, torch.arange(count))]
+    train(
+        Watching(8, 2),
+        loader,
+        runtime=runtime,
+        to_input=lambda batch: training_inputs(batch, parameters, runtime, 42, settings),
+    )
+    columns = (seen[0][:, 0].double() * STD[0] + MEAN[0]) * 255
+    theta = parameters[:, THETA].view(-1, 2, 3).double()
+    grid = nn.functional.affine_grid(theta, [count, 1, side, side], align_corners=False)
+    expected = (((grid[..., 0] + 1) * side - 1) / 2).clamp(0, side - 1)
+    assert (columns - expected).abs().max() < 0.05
