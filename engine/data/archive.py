@@ -14,7 +14,7 @@ from engine.data.names import is_ignored, is_safe, shown, unwrap
 from engine.data.problems import DatasetError, Problems, UnreadableFile
 from engine.data.zipped import list_zip, read_member
 
-__all__ = ["DatasetError", "Reader", "UnreadableFile", "list_files"]
+__all__ = ["DatasetError", "Reader", "UnreadableFile", "list_files", "read_file"]
 
 MAX_FILE = 512 << 20  # bytes of one file, unpacked: it is held in memory
 SPECIAL = {
@@ -39,7 +39,7 @@ class Reader:
         """The bytes of one file, of at most `limit` bytes. Raises UnreadableFile."""
         try:
             if self._path.is_dir():
-                return _read_file(self._path / self._members[name], limit)
+                return read_file(self._path / self._members[name], limit)
             return read_member(self._open_zip(), self._members[name], limit)
         except UnreadableFile:
             raise
@@ -51,7 +51,7 @@ class Reader:
         """The first `count` bytes of one file. Raises UnreadableFile."""
         try:
             if self._path.is_dir():
-                return _read_file(self._path / self._members[name], count, whole=False)
+                return read_file(self._path / self._members[name], count, whole=False)
             with self._open_zip().open(self._members[name]) as file:
                 return file.read(count)
         except UnreadableFile:
@@ -168,7 +168,7 @@ def _walk(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _read_file(path: Path, limit: int, whole: bool = True) -> bytes:
+def read_file(path: Path, limit: int = MAX_FILE, whole: bool = True) -> bytes:
     """A regular file's bytes, or its first `limit`; does not wait for a pipe. Raises OSError."""
     _require_regular(path.stat().st_mode)  # before it is opened: opening can change a device
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

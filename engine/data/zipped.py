@@ -30,7 +30,7 @@ def list_zip(path: Path, max_unpacked: float) -> dict[str, str]:
     """
     try:
         with _Guarded(path) as file, zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
+            members = [m for m in archive.infolist() if not m.filename.endswith("/")]
     except DatasetError:
         raise
     # What zipfile raises on damaged headers, beside its own error.
@@ -95,6 +95,8 @@ def _refusal(member: zipfile.ZipInfo) -> str | None:
     """Why a member is not accepted; None where it is."""
     name = member.filename
     parts = name.replace("\\", "/").split("/")
+    if not name:
+        return "it has no name"
     if name.startswith(("/", "\\")) or name[1:2] == ":":
         return "it has an absolute path"
     if ".." in parts:

@@ -15,6 +15,7 @@ from config import UserError
 from config.schema import Model, System
 from engine import device as devices
 from engine.data import decode
+from engine.data.archive import read_file
 from engine.data.inputs import evaluation_inputs
 from engine.data.source import IMAGE_ENDINGS
 from engine.inference import bundle
@@ -95,7 +96,7 @@ class Predictor:
     def _read(self, path: Path) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
         try:
-            data = path.read_bytes()
+            data = read_file(path)  # of a pipe or a device it is an error
             image = decode.decode(data, path.name, at_least=self._size, bits=self._bits)
         except OSError as error:
             return error.strerror or str(error)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import io
 import os
+import random
 import socket
 import stat
 import struct
@@ -166,6 +168,21 @@ def test_what_macos_leaves_behind_is_no_reason_to_refuse(tmp_path: Path) -> None
     files = {"metadata.csv": GOOD, **IMAGES, "images/Icon\r": b"x", "__MACOSX/._Icon\r": b"x"}
     for path in (make_zip(tmp_path / "set.zip", files), make_folder(tmp_path / "set", files)):
         assert len(open_source(path, Data()).records) == 8
+
+
+def test_a_zip_with_flipped_bytes_is_read_or_refused_in_words(tmp_path: Path) -> None:
+    path = make_zip(tmp_path / "set.zip", {"metadata.csv": GOOD, **IMAGES})
+    whole = path.read_bytes()
+    for seed in range(500):
+        chance = random.Random(seed)
+        flipped = bytearray(whole)
+        for _ in range(chance.choice([1, 1, 2, 4, 16])):
+            flipped[chance.randrange(len(whole))] = chance.choice([0, 255, chance.randrange(256)])
+        path.write_bytes(flipped)
+        with contextlib.suppress(DatasetError, UnreadableFile):
+            source = open_source(path, Data())
+            for record in source.records:
+                source.read(record.name)
 
 
 def test_names_of_250_characters_work(tmp_path: Path) -> None:
