@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from engine.data.archive import read_file
 from engine.data.inputs import evaluation_inputs
 from engine.data.source import IMAGE_ENDINGS
 from engine.inference import bundle
+from engine.inference.gradcam import heat_maps, randomisation_check
 from engine.model.resnet import build_model
 
 
@@ -43,9 +47,9 @@ class Predictor:
     def __init__(self, content: dict[str, Any], device: str, precision: str) -> None:
         """Raises UserError for an architecture, a preprocessing or a device that is not known."""
         shape = content["architecture"]
-        self._size = int(shape["image_size"])
+        self.image_size = int(shape["image_size"])
         steps = content["preprocessing"]
-        if steps[1:] != bundle.preprocessing(self._size)[1:]:
+        if steps[1:] != bundle.preprocessing(self.image_size)[1:]:
             raise UserError(
                 "the model was trained with another preprocessing than this version of Pneumoscope "
                 "has; use the version that made it"
@@ -74,16 +78,28 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Score image files, and those in folders, in order; a bad file gets an error."""
         files = _files(paths)
-        while batch := list(itertools.islice(files, batch_size)):
-            read = [self._read(path) for path in batch]
-            images = [found for found in read if isinstance(found, np.ndarray)]
-            scores = iter(self.scores(np.stack(images)).tolist() if images else [])
-            for path, found in zip(batch, read, strict=True):
-                if isinstance(found, str):
-                    yield Prediction(path, None, None, found)
-                else:
-                    score = next(scores)
-                    yield Prediction(path, score, self.label_names[score >= self.threshold], None)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+            ahead = deque(self._reading(pool, files, batch_size) for _ in range(2))
+            while batch := ahead.popleft():
+                ahead.append(self._reading(pool, files, batch_size))
+                yield from self._scored(batch)
+
+    def _reading(
+        self, pool: ThreadPoolExecutor, files: Iterator[Path], count: int
+    ) -> list[tuple[Path, Future[np.ndarray | str]]]:
+        """The next files, being decoded while the network is busy with those before."""
+        return [(path, pool.submit(self.read, path)) for path in itertools.islice(files, count)]
+
+    def _scored(self, batch: list[tuple[Path, Future[np.ndarray | str]]]) -> Iterator[Prediction]:
+        read = [future.result() for _, future in batch]
+        images = [found for found in read if isinstance(found, np.ndarray)]
+        scores = iter(self.scores(np.stack(images)).tolist() if images else [])
+        for (path, _), found in zip(batch, read, strict=True):
+            if isinstance(found, str):
+                yield Prediction(path, None, None, found)
+            else:
+                score = next(scores)
+                yield Prediction(path, score, self.label_names[score >= self.threshold], None)
 
     @torch.inference_mode()
     def scores(self, images: np.ndarray) -> np.ndarray:
@@ -93,16 +109,26 @@ class Predictor:
             logits = self._network(inputs).float()
         return np.asarray(logits.double().softmax(dim=1)[:, 1].cpu())
 
-    def _read(self, path: Path) -> np.ndarray | str:
+    def heat_map(self, image: np.ndarray) -> np.ndarray:
+        """Grad-CAM of one decoded image, uint8 [S, S]: float32 [S, S] in 0..1."""
+        inputs = evaluation_inputs(torch.from_numpy(image.copy())[None, None], self._runtime)
+        return heat_maps(self._network, inputs)[0].cpu().numpy()
+
+    def heat_map_check(self, images: np.ndarray) -> float:
+        """Correlation of heat maps with those of random weights, for images uint8 [B, S, S]."""
+        inputs = evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime)
+        return randomisation_check(self._network, inputs)
+
+    def read(self, path: Path) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
         try:
             data = read_file(path)  # of a pipe or a device it is an error
-            image = decode.decode(data, path.name, at_least=self._size, bits=self._bits)
+            image = decode.decode(data, path.name, at_least=self.image_size, bits=self._bits)
         except OSError as error:
             return error.strerror or str(error)
         except decode.UnreadableImage as error:
             return str(error)
-        return decode.resize(image.pixels, self._size)
+        return decode.resize(image.pixels, self.image_size)
 
 
 def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:

@@ -119,7 +119,7 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> float:
     s, positive = checked(scores, labels)
     if not positive.any() or np.isnan(s).any():
         return math.nan
-    tp, fp, _ = _cumulative(s, positive)
+    tp, fp, _ = cumulative_counts(s, positive)
     return float(np.sum(np.diff(tp, prepend=0.0) * tp / (tp + fp)) / tp[-1])
 
 
@@ -131,7 +131,7 @@ def recall_at_specificity(scores: ArrayLike, labels: ArrayLike, specificity: flo
     s, positive = checked(scores, labels)
     if positive.all() or not positive.any() or np.isnan(s).any():
         return math.nan
-    tp, fp, _ = _cumulative(s, positive)
+    tp, fp, _ = cumulative_counts(s, positive)
     allowed = fp <= (1 - specificity) * np.sum(~positive) + 1e-9
     return float(np.max(tp[allowed], initial=0.0) / np.sum(positive))
 
@@ -170,7 +170,7 @@ def _ratio(counts: Confusion, k: int, n: int) -> float:
     return math.nan if n == 0 or counts.unscored else k / n
 
 
-def _cumulative(s: Floats, positive: Bools) -> tuple[Floats, Floats, Floats]:
+def cumulative_counts(s: Floats, positive: Bools) -> tuple[Floats, Floats, Floats]:
     """True and false positives at each distinct score, highest first, and those scores."""
     order = np.argsort(-s, kind="stable")
     ordered, hits = s[order], positive[order]

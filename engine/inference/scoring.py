@@ -1,0 +1,86 @@
+"""A model's scores on a whole labelled data set, read as training reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import Config, UserError
+from engine.data.cache import Progress, open_cache
+from engine.data.source import open_source
+from engine.inference.predictor import Predictor
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class ScoredDataset:
+    """Every readable image of a data set, in its order, with the model's score."""
+
+    path: Path
+    names: list[str]
+    labels: np.ndarray  # int64 [N], 1 is the positive class
+    scores: np.ndarray  # float64 [N]
+    patients: list[str | None]
+    unreadable: dict[str, str]  # name -> reason
+    warnings: list[str]
+
+    @property
+    def patient_numbers(self) -> np.ndarray | None:
+        """int64 [N], a number for each patient; None where the data set names none.
+
+        An image without a patient id counts as a patient of its own.
+        """
+        if not any(self.patients):
+            return None
+        owners = [
+            f"patient {owner}" if owner else f"image {name}"
+            for owner, name in zip(self.patients, self.names, strict=True)
+        ]
+        return np.unique(owners, return_inverse=True)[1].astype(np.int64)
+
+
+def score_dataset(
+    model: Predictor, path: Path, config: Config, progress: Progress | None = None
+) -> ScoredDataset:
+    """Score every image of a data set that can be read.
+
+    `config` says how the data set is read; the size of the images is the model's. Raises UserError
+    for a data set that cannot be read at all, or whose positive class is not the model's.
+    """
+    if config.data.positive_label != model.label_names[1]:
+        raise UserError(
+            f"the model's positive class is {model.label_names[1]}, and data.positive_label is "
+            f"{config.data.positive_label}; set data.positive_label={model.label_names[1]}"
+        )
+    source = open_source(path, config.data)
+    opened = open_cache(
+        source,
+        model.image_size,
+        Path(config.output.cache_dir),
+        config.data.cache_max_gb,
+        config.data.decode_memory_gb,
+        progress=progress,
+    )
+    readable = [row for row, scan in enumerate(opened.scans) if scan.error is None]
+    records = [source.records[row] for row in readable]
+    scores = [
+        model.scores(np.asarray(opened.images[np.array(readable[at : at + BATCH])]))
+        for at in range(0, len(readable), BATCH)
+    ]
+    unreadable = {
+        record.name: scan.error
+        for record, scan in zip(source.records, opened.scans, strict=True)
+        if scan.error is not None
+    }
+    return ScoredDataset(
+        path=path,
+        names=[record.name for record in records],
+        labels=np.array([record.label for record in records], dtype=np.int64),
+        scores=np.concatenate(scores) if scores else np.empty(0),
+        patients=[record.patient for record in records],
+        unreadable=unreadable,
+        warnings=[message for _, message in [*source.warnings, *opened.warnings]],
+    )

@@ -1,0 +1,1 @@
+"""Documents for people, made from a run's records alone."""

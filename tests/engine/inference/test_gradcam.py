@@ -1,0 +1,67 @@
+"""Grad-CAM: the heat lies on what makes an image positive, and depends on the weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from config.schema import Model
+from engine import load_model
+from engine.data.decode import resize
+from engine.data.phantoms import draw_marked, new_build
+from engine.inference.gradcam import heat_maps, stage_for
+from engine.model.resnet import build_model
+
+from ..conftest import DemoRun
+
+
+def ill_images(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 and float [N, S, S]: images with an opacity, and what it added."""
+    rng = np.random.default_rng(11)
+    images, opacities = [], []
+    for _ in range(count):
+        pixels, opacity = draw_marked(new_build(rng), True, 96, rng)
+        images.append(resize(pixels, size))
+        small = Image.fromarray(opacity.astype(np.float32)).resize((size, size))
+        opacities.append(np.asarray(small))
+    return np.stack(images), np.stack(opacities)
+
+
+def test_the_hottest_place_lies_on_the_opacity(demo_run: DemoRun) -> None:
+    model = load_model(demo_run.bundle, device="cpu")
+    images, opacities = ill_images(60, model.image_size)
+    called = model.scores(images) >= model.threshold
+    assert called.mean() > 0.8
+    hits = [
+        opacity.flat[int(model.heat_map(image).argmax())] >= 0.25 * opacity.max()
+        for image, opacity, positive in zip(images, opacities, called, strict=True)
+        if positive
+    ]
+    assert np.mean(hits) >= 0.9  # the pointing game; the opacity covers a twentieth of the image
+
+
+def test_random_weights_change_the_maps(demo_run: DemoRun) -> None:
+    model = load_model(demo_run.bundle, device="cpu")
+    images, _ = ill_images(16, model.image_size)
+    assert model.heat_map_check(images) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("size", "stage"), [(512, "layer4"), (224, "layer4"), (128, "layer3"), (64, "layer2")]
+)
+def test_the_map_has_at_least_seven_cells_a_side(size: int, stage: str) -> None:
+    assert stage_for(size) == stage
+
+
+def test_a_map_is_between_0_and_1_and_leaves_the_model_alone() -> None:
+    torch.manual_seed(0)
+    network = build_model(Model("resnet18", "none"), 0.0).eval()
+    before = [parameter.clone() for parameter in network.parameters()]
+    maps = heat_maps(network, torch.randn(3, 3, 64, 64))
+    assert maps.shape == (3, 64, 64)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    assert all(parameter.grad is None for parameter in network.parameters())
