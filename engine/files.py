@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 RETRY_EVERY = 0.5  # seconds
+FORMULA_SIGNS = ("=", "+", "-", "@")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,8 +69,32 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV. Text that a spreadsheet would run as a formula gets an apostrophe before it;
+
+    control characters are escaped. Numbers are written as they are.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    shown = visible(value).replace("\n", "\\n").replace("\t", "\\t")
+    return f"'{shown}" if shown.startswith(FORMULA_SIGNS) else shown
+
+
 def jsonable(value: Any) -> Any:
-    """The value with non-finite numbers as None and tuples as lists: JSON has neither."""
+    """The value with non-finite numbers as None and tuples as lists: JSON has neither.
+
+    Text is without lone surrogates (a file name in another encoding), which UTF-8 does not have.
+    """
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):

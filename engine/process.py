@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import sys
 from pathlib import Path
 
 from config import UserError
+from engine.files import visible
 
 ZOMBIE_STATES = ("Z", "X")
 FILES_NEEDED, FILES_WANTED = 64, 4096  # open at once: torch, the database, caches and loaders
@@ -54,6 +56,13 @@ def raise_file_limit() -> None:
             f"only {soft} open files are allowed, and {FILES_NEEDED} are needed; raise the limit "
             f"with ulimit -n {FILES_WANTED}"
         )
+
+
+def say(text: str) -> None:
+    """A line on stderr, where there is one; never raises: it may be closed or a broken pipe."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -84,6 +84,7 @@ class Run:
             self._restore()
         else:
             self.snapshots.begin()
+            self._warn()
         self._began = time.perf_counter()
         if not self.history:
             self._save("start")
@@ -222,7 +223,7 @@ class Run:
             self.learner.load_state_dict(saved["learner"])
             self.selection.load_state_dict(saved["selection"])
             checkpoint.set_random_state(saved["random"], self.runtime.device)
-            self.history.load_state_dict(saved["history"])
+            self.history.load_state_dict(saved["history"], self.state.epoch - 1)
             self.training_time = float(saved["training_time"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(
@@ -245,6 +246,9 @@ class Run:
                 dataset=self.data.report["counts"],
             )
         )
+
+    def _warn(self) -> None:
+        """Of what is unusual in the data; a resumed run has these warnings in its log already."""
         for code, message in self.data.warnings:
             self.emit(RunWarning(code=code, message=message))
 

@@ -23,7 +23,7 @@ from engine.failure import describe_error, hint_for, ignore_dead_loaders
 from engine.files import visible
 from engine.model.resnet import build_model
 from engine.process import started_at
-from engine.records import results
+from engine.records import results, spool
 from engine.records.claim import Claim, claim_stored
 from engine.records.database import create_run_sync, get_run_sync, metrics_sync, update_run_sync
 from engine.records.figures import figures_so_far
@@ -89,7 +89,9 @@ class CentralizedTrainer:
             return self._train(storable(dataset_path), resume)
 
     def _train(self, path: Path, resume: bool) -> dict[str, Any]:
-        database = Path(self.config.output.database)
+        output = self.config.output
+        database, results_dir = Path(output.database), Path(output.results_dir)
+        spool.replay(database, results_dir)
         if self.run_id is None:
             self._prepare(path)  # bad data or weights leave no run behind
             network = self._network()
@@ -100,8 +102,8 @@ class CentralizedTrainer:
         assert self.run_id is not None
         sinks: list[Sink] = [
             # First: who learns of an event from the database finds it in the files.
-            FilesSink(Path(self.config.output.results_dir), Path(self.config.output.log_dir)),
-            DatabaseSink(database),
+            FilesSink(results_dir, Path(output.log_dir)),
+            DatabaseSink(database, results_dir),
             ConsoleSink(),
         ]
         run = None

@@ -7,7 +7,7 @@ from typing import Any
 from config import Config
 from config.rules import Rule
 from config.schema import RULES
-from engine.records.store import METRIC_COLUMNS
+from engine.records.log import METRIC_COLUMNS
 from server.parsing import STATUSES
 from server.routes.runs import ARTIFACTS
 

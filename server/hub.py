@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from engine.records.store import PASSING, Store
+from engine.records.log import PASSING
+from engine.records.store import Store
 from server.background import Faults
 
 POLL_SECONDS = 0.04  # between two looks at the database's data_version

@@ -117,7 +117,7 @@ def test_readme_has_every_event() -> None:
     names = [
         kind.name for kind in kinds if issubclass(kind, events.Event) and hasattr(kind, "name")
     ]
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         assert f"`{name}`" in readme
 

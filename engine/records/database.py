@@ -16,6 +16,7 @@ from typing import Any
 from config import UserError
 from engine.records.identity import release, reserve
 from engine.records.liveness import host_name, is_running, this_host
+from engine.records.log import storable
 from engine.records.migrations import migrate
 
 BUSY_SECONDS = 30.0
@@ -127,19 +128,24 @@ def claim_run(
 
 
 @contextlib.contextmanager
-def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
+def connect(
+    path: Path, check: bool = False, busy_seconds: float | None = None
+) -> Iterator[sqlite3.Connection]:
     """A plain connection to a database of the current schema, closed at the end.
 
     `check` looks through every page for damage: for the start of a run or of a server.
+    `busy_seconds` is how long a statement waits for another's lock; None: BUSY_SECONDS.
     """
+    busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
     with readable_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        database = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         database.row_factory = sqlite3.Row
+        database.text_factory = text_of
         try:
-            for pragma in pragmas():
+            for pragma in pragmas(busy_seconds):
                 database.execute(pragma)
-            _use_wal(database)
+            _use_wal(database, busy_seconds)
             migrate(database, path)
             if check and (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
                 raise sqlite3.DatabaseError(f"malformed: {' '.join(found.split())}")
@@ -148,9 +154,9 @@ def connect(path: Path, check: bool = False) -> Iterator[sqlite3.Connection]:
             database.close()
 
 
-def _use_wal(database: sqlite3.Connection) -> None:
+def _use_wal(database: sqlite3.Connection, busy_seconds: float) -> None:
     """The file remembers it. Unlike any other statement, this change does not wait for a lock."""
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + busy_seconds
     while database.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             database.execute("PRAGMA journal_mode = WAL")
@@ -160,8 +166,9 @@ def _use_wal(database: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def pragmas(busy_seconds: float = BUSY_SECONDS) -> tuple[str, ...]:
+def pragmas(busy_seconds: float | None = None) -> tuple[str, ...]:
     """What every connection sets."""
+    busy_seconds = BUSY_SECONDS if busy_seconds is None else busy_seconds
     return (
         f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}",
         "PRAGMA synchronous = NORMAL",  # in WAL mode a crash loses no consistency
@@ -184,6 +191,14 @@ def readable_errors(path: Path) -> Iterator[None]:
         if "readonly" in text or "unable to open" in text:
             raise UserError(
                 f"{path} cannot be written ({text}); choose another output.database"
+            ) from error
+        if "locked" in text:
+            raise UserError(
+                f"{path} is locked by another process; wait for it or end it, and try again"
+            ) from error
+        if "is full" in text or "disk I/O" in text:
+            raise UserError(
+                f"{path} cannot be written ({text}); free some space on its disk"
             ) from error
         raise
     except OSError as error:
@@ -210,17 +225,33 @@ def _encoded(fields: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(fields) - RUN_COLUMNS
     assert not unknown, f"no such columns of run: {unknown}"
     return {
-        name: json.dumps(value) if name in JSON_COLUMNS and value is not None else value
+        name: json.dumps(value) if name in JSON_COLUMNS and value is not None else storable(value)
         for name, value in fields.items()
     }
 
 
 def as_row(row: sqlite3.Row) -> Row:
-    """A row as a dict, with its JSON columns read."""
+    """A row as a dict, with its JSON columns read.
+
+    A column that is not JSON, of a row edited by hand, is None; a payload is always a mapping.
+    """
     return {
-        key: json.loads(row[key]) if key in JSON_COLUMNS and row[key] is not None else row[key]
+        key: _read(key, row[key]) if key in JSON_COLUMNS else row[key]
         for key in row.keys()  # noqa: SIM118  a Row iterates over its values
     }
+
+
+def text_of(content: bytes) -> str:
+    """How text of the database is read: one damaged name must not hide every other row."""
+    return content.decode("utf-8", "replace")
+
+
+def _read(key: str, text: Any) -> Any:
+    try:
+        value = json.loads(text) if text is not None else None
+    except (ValueError, TypeError, RecursionError):
+        value = None
+    return value if key != "payload" or isinstance(value, dict) else {}
 
 
 def marks(values: Collection[object]) -> str:

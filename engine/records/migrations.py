@@ -75,9 +75,11 @@ MIGRATIONS = (
     ALTER TABLE run_metrics ADD COLUMN val_recall_at_specificity REAL;
     ALTER TABLE run_metrics ADD COLUMN train_seconds REAL;
     ALTER TABLE event ADD COLUMN epoch INTEGER;
-    UPDATE event SET epoch = json_extract(payload, '$.epoch') WHERE event IN
-        ('training_metrics_update', 'learning_rate_changed', 'early_stopping_triggered');
+    UPDATE event SET epoch = json_extract(payload, '$.epoch') WHERE json_valid(payload) AND
+        event IN ('training_metrics_update', 'learning_rate_changed', 'early_stopping_triggered',
+        'checkpoint_saved');
     CREATE INDEX event_of_epoch ON event (run_id, event, epoch) WHERE epoch IS NOT NULL;
+    CREATE INDEX event_system ON event (run_id) WHERE event = 'system_metrics';
     """,
 )
 

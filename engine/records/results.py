@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import tempfile
@@ -16,7 +14,7 @@ import numpy as np
 
 from config import UserError
 from config.schema import Output
-from engine.files import jsonable, write_text
+from engine.files import csv_table, jsonable, write_text
 
 
 def check_writable(output: Output) -> None:
@@ -36,12 +34,11 @@ def check_writable(output: Output) -> None:
 
 def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> str:
     """The kept epoch's scores of one part, as CSV: for any threshold or interval later."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["filename", "label", "score"])
-    for name, label, score in zip(names, labels, scores, strict=True):
-        writer.writerow([name, int(label), repr(float(score))])
-    return text.getvalue()
+    rows = zip(names, labels.tolist(), scores.tolist(), strict=True)
+    return csv_table(
+        ("filename", "label", "score"),
+        ((name, int(label), float(score)) for name, label, score in rows),
+    )
 
 
 def write_scores(output: Output, run_id: int, table: str, part: str = "val") -> None:

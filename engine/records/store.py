@@ -12,8 +12,8 @@ from typing import Any
 
 import aiosqlite
 
+from engine.records import log, queries
 from engine.records.database import (
-    BUSY_SECONDS,
     LAST_RUN_ID,
     Row,
     as_row,
@@ -24,17 +24,11 @@ from engine.records.database import (
     numbered,
     pragmas,
     readable_errors,
+    text_of,
     update_run,
 )
-
-PASSING = "training_progress"  # each replaces the run's previous one
-ONCE_PER_EPOCH = ("training_metrics_update", "learning_rate_changed", "early_stopping_triggered")
-
-METRIC_COLUMNS = (
-    *("epoch", "train_loss", "val_loss", "train_accuracy", "val_accuracy", "val_precision"),
-    *("val_recall", "val_specificity", "val_f1", "val_auroc", "val_recall_at_specificity"),
-    *("learning_rate", "epoch_seconds", "train_seconds"),
-)
+from engine.records.figures import figures_so_far
+from engine.records.liveness import this_host
 
 
 class Store:
@@ -45,15 +39,15 @@ class Store:
         self._in_transaction = asyncio.Lock()  # a connection has one at a time
 
     @classmethod
-    async def open(cls, path: Path, busy_seconds: float = BUSY_SECONDS) -> Store:
+    async def open(cls, path: Path, busy_seconds: float | None = None) -> Store:
         """Open, check and bring the schema forward. Raises UserError, naming the file.
 
-        A statement that meets a lock for longer than `busy_seconds` raises OperationalError.
+        `busy_seconds` is how long a statement waits for another's lock; None: BUSY_SECONDS.
         """
         with readable_errors(path):
-            with connect(path, check=True):
+            with connect(path, check=True, busy_seconds=busy_seconds):
                 pass  # migrated and checked with the plain driver
-            connection = await aiosqlite.connect(path, timeout=busy_seconds, isolation_level=None)
+            connection = await aiosqlite.connect(path, isolation_level=None)
             try:
                 for pragma in pragmas(busy_seconds):
                     await connection.execute(pragma)
@@ -61,6 +55,7 @@ class Store:
                 await connection.close()  # an open one would hang the interpreter's exit
                 raise
         connection.row_factory = sqlite3.Row
+        connection.text_factory = text_of
         return cls(connection)
 
     async def close(self) -> None:
@@ -80,10 +75,11 @@ class Store:
             await self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                await self._db.execute("COMMIT")  # may fail too, on a full disk
             except BaseException:
-                await self._db.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):  # SQLite has done it already
+                    await self._db.execute("ROLLBACK")
                 raise
-            await self._db.execute("COMMIT")
 
     # runs
 
@@ -109,6 +105,25 @@ class Store:
         cursor = await self._db.execute(*claim_run(run_id, pid, pid_started_at, states))
         return cursor.rowcount == 1
 
+    async def beat(self, run_id: int, pid: int) -> None:
+        """A sign of life of the process that has the run, if it still has it.
+
+        A run that was taken for dead meanwhile (its heartbeats could not be written) lives again.
+        """
+        own = "run_id = ? AND (pid IS NULL OR (pid = ? AND host = ?))"
+        values = (run_id, pid, this_host())
+        await self._db.execute(f"UPDATE run SET heartbeat_at = ? WHERE {own}", (now(), *values))
+        await self._db.execute(
+            "UPDATE run SET status = 'in_progress', completed_at = NULL, error = NULL "
+            f"WHERE status = 'interrupted' AND pid IS NOT NULL AND {own}",
+            values,
+        )
+
+    async def run_uid(self, run_id: int) -> str | None:
+        """What identifies the run beyond this database; None where there is no such run."""
+        found = await self._rows("SELECT run_uid FROM run WHERE run_id = ?", (run_id,))
+        return found[0]["run_uid"] if found else None
+
     async def get_run(self, run_id: int) -> Row | None:
         """One run, whole; None where there is none."""
         found = await self._rows("SELECT * FROM run WHERE run_id = ?", (run_id,))
@@ -126,20 +141,8 @@ class Store:
         A run without a best epoch yet has the figures of its last one. `name` is part of the run's
         name; `before` is the last run_id seen.
         """
-        of_status = f"status IN ({marks(statuses)}) AND" if statuses else ""
         return await self._rows(
-            "WITH chosen AS (SELECT run_id, run_name, run_description, training_mode, status, "
-            "created_at, started_at, completed_at, total_epochs_run, training_time, early_stopped, "
-            "best_epoch, dataset_path, error, heartbeat_at, "
-            "json_extract(config, '$.experiment.epochs') AS epochs FROM run "
-            f"WHERE {of_status} (? IS NULL OR run_id < ?) AND instr(lower(run_name), lower(?)) "
-            "ORDER BY run_id DESC LIMIT ?) "
-            "SELECT chosen.*, epoch, val_recall, val_specificity, val_f1, val_auroc, val_loss "
-            "FROM chosen LEFT JOIN run_metrics AS m ON m.run_id = chosen.run_id AND m.epoch = "
-            "COALESCE(best_epoch, (SELECT max(epoch) FROM run_metrics AS of_run "
-            "WHERE of_run.run_id = chosen.run_id)) "
-            "ORDER BY chosen.run_id DESC",
-            (*statuses, before, before, name, limit),
+            queries.list_runs(len(statuses)), (*statuses, before, before, name, limit)
         )
 
     async def progress(self, run_ids: Sequence[int]) -> dict[int, Row]:
@@ -183,17 +186,24 @@ class Store:
     ) -> bool:
         """End a run that no worker will end, if it is in one of `states`, and log why.
 
-        With `pid`, only where the run is still that process's.
+        With `pid`, only where the run is still that process's. Epochs and time are those of its
+        metric rows.
         """
         async with self.transaction():
             cursor = await self._db.execute(
-                "UPDATE run SET status = ?, completed_at = ?, error = ? "
+                f"UPDATE run SET status = ?, completed_at = ?, error = ?, {log.FROM_ROWS} "
                 f"WHERE run_id = ? AND (? IS NULL OR pid = ?) AND status IN ({marks(states)})",
                 (status, now(), error, run_id, pid, pid, *states),
             )
             if cursor.rowcount == 1:
                 await self.add_event(run_id, now(), event, payload)
         return cursor.rowcount == 1
+
+    async def outcome(self, run_id: int) -> Row:
+        """What a run's rows say of it: the fields of `TrainingStopped` without the reason."""
+        run = await self.get_run(run_id) or {}
+        epochs = await self.metrics(run_id)
+        return figures_so_far(epochs, run.get("best_epoch"), run.get("best_model_path"))
 
     async def count_runs(self) -> dict[str, int]:
         """Runs by status."""
@@ -218,33 +228,29 @@ class Store:
 
     # events and metrics
 
+    async def record(self, run_id: int, at: str, event: str, payload: Mapping[str, Any]) -> None:
+        """An event with all that follows from it: log, metric rows, the state of the run."""
+        async with self.transaction():
+            for statement, rows in log.record(run_id, at, event, payload):
+                await self._db.executemany(statement, rows)
+
     async def add_event(
         self, run_id: int, at: str, event: str, payload: Mapping[str, Any]
     ) -> int | None:
-        """Append to the log; the event's id, or None for an epoch that the log has already.
+        """Append to the log alone; the event's id, or None for one that the log has already.
 
-        A progress event replaces the run's previous one under a new id; ids never repeat.
+        A transient event, and one of an epoch that was trained again, replaces the run's previous
+        one under a new id; ids never repeat.
         """
-        if event == PASSING:
-            await self._db.execute(
-                "DELETE FROM event WHERE run_id = ? AND event = 'training_progress'", (run_id,)
-            )
-        elif event in ONCE_PER_EPOCH and await self._told(run_id, event, payload["epoch"]):
-            return None  # a resumed run tells its epochs again
-        cursor = await self._db.execute(
-            "INSERT INTO event (run_id, at, event, payload) VALUES (?, ?, ?, ?)",
-            (run_id, at, event, json.dumps(payload, allow_nan=False)),
-        )
-        return cursor.lastrowid
+        before, statement, values = log.insertion(run_id, at, event, payload)
+        for deletion, rows in before:
+            await self._db.executemany(deletion, rows)
+        cursor = await self._db.execute(statement, values)
+        return cursor.lastrowid if cursor.rowcount == 1 else None
 
     async def put_metrics(self, run_id: int, values: Mapping[str, Any]) -> None:
         """The row of one epoch; a repeated epoch replaces its row."""
-        names = ", ".join(METRIC_COLUMNS)
-        await self._db.execute(
-            f"INSERT OR REPLACE INTO run_metrics (run_id, {names}) "
-            f"VALUES (?, {marks(METRIC_COLUMNS)})",
-            (run_id, *(values[name] for name in METRIC_COLUMNS)),
-        )
+        await self._db.executemany(*log.metrics_row(run_id, values))
 
     async def metrics(self, run_id: int) -> list[Row]:
         """Every epoch's row, in order."""
@@ -314,14 +320,6 @@ class Store:
     async def list_datasets(self) -> list[Row]:
         """Every data set with its report, the newest first."""
         return await self._rows("SELECT * FROM dataset ORDER BY dataset_id DESC")
-
-    async def _told(self, run_id: int, event: str, epoch: int) -> bool:
-        found = await self._rows(
-            "SELECT 1 FROM event WHERE run_id = ? AND event = ? "
-            "AND json_extract(payload, '$.epoch') = ?",
-            (run_id, event, epoch),
-        )
-        return bool(found)
 
     async def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Row]:
         async with self._db.execute(query, values) as cursor:

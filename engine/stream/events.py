@@ -37,6 +37,18 @@ class TrainingStarted(Event):
 
 
 @dataclass(frozen=True)
+class TrainingResumed(Event):
+    """After `training_started`, where a run continues: its log now ends with this epoch.
+
+    What the log holds of later epochs is withdrawn; they are trained again.
+    """
+
+    name: ClassVar[str] = "training_resumed"
+    epoch: int  # the last one that the snapshot contains whole; 0 before the first
+    history: list[list[Any]]  # [event name, its fields] of each epoch so far; not kept in the log
+
+
+@dataclass(frozen=True)
 class TrainingProgress(Event):
     """At most four a second; transient: a later one replaces an earlier one."""
 

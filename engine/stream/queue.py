@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -16,13 +15,22 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol
 
-from engine.stream.events import Event, RunWarning, Stamped, TrainingProgress
+from config import UserError
+from engine.process import say
+from engine.stream.events import TRANSIENT, Event, RunWarning, Stamped
 
-CLOSE_TIMEOUT = 30.0  # seconds that the sinks have for what is left at the end
+CLOSE_TIMEOUT = 30.0  # seconds that the sinks have for what is left, beside their close_seconds
+
+
+class Unrecorded(UserError):
+    """A sink could not keep everything: a run whose end is recorded nowhere did not end well."""
 
 
 class Sink(Protocol):
-    """Where events go. Its methods run on the queue's thread; what they raise is reported once."""
+    """Where events go. Its methods run on the queue's thread; what they raise is reported once.
+
+    A sink whose `close` may take long says so in seconds, as an attribute `close_seconds`.
+    """
 
     async def open(self, run_id: int) -> None:
         """Before the first event."""
@@ -31,12 +39,13 @@ class Sink(Protocol):
         """One event, in order."""
 
     async def close(self) -> None:
-        """After the last event, on every path."""
+        """After the last event, on every path. Raises Unrecorded where events are lost."""
 
 
 class EventQueue:
     """Carries events from the training thread to the sinks; a context manager.
 
+    Its end raises Unrecorded where a sink could not keep everything and nothing else was raised.
     What waits is bounded: between two lasting events, of which an epoch has a handful, there is
     never more than one progress event.
     """
@@ -51,6 +60,7 @@ class EventQueue:
         self._closing = False
         self._opened = False
         self._troubled: set[int] = set()
+        self._unrecorded: list[str] = []
         self._thread = threading.Thread(target=self._main, name="events", daemon=True)
 
     def __enter__(self) -> EventQueue:
@@ -64,6 +74,8 @@ class EventQueue:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        if kind is None and self._unrecorded:
+            raise Unrecorded("; ".join(self._unrecorded))
 
     def start(self) -> None:
         """Start the thread and open the sinks."""
@@ -76,8 +88,7 @@ class EventQueue:
             if self._closing:
                 return
             waiting = self._waiting
-            passing = isinstance(event, TrainingProgress)
-            if passing and waiting and isinstance(waiting[-1].event, TrainingProgress):
+            if isinstance(event, TRANSIENT) and waiting and type(waiting[-1].event) is type(event):
                 waiting[-1] = stamped
             else:
                 waiting.append(stamped)
@@ -87,7 +98,7 @@ class EventQueue:
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._wake.set)
 
-    def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Let the sinks finish, for `timeout` seconds at most. May be called again."""
         with self._lock:
             if self._closing:
@@ -96,11 +107,15 @@ class EventQueue:
         if self._thread.ident is None:  # never started
             self._loop.close()
             return
+        if timeout is None:
+            timeout = CLOSE_TIMEOUT + sum(getattr(s, "close_seconds", 0.0) for s in self._sinks)
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._wake.set)
         self._thread.join(timeout)
         if self._thread.is_alive():
-            _report(f"the sinks did not finish within {timeout:g} s; some events may be missing")
+            message = f"the sinks did not finish within {timeout:g} s; some events may be missing"
+            say(f"warning: {message}")
+            self._unrecorded.append(message)
 
     def _main(self) -> None:
         try:
@@ -123,34 +138,40 @@ class EventQueue:
                     await self._guarded(sink, sink.handle(stamped))
             if closing:
                 break
-        for sink in self._sinks:
+        for sink in reversed(self._sinks):  # those before it can still record its trouble
             await self._guarded(sink, sink.close())
+            self._troubled.add(id(sink))
 
     def _next(self) -> Stamped | None:
         with self._lock:
             return self._waiting.popleft() if self._waiting else None
 
     async def _guarded(self, sink: Sink, work: Any) -> None:
-        """One sink's trouble is its own: said once, and never the training's."""
+        """One sink's trouble is its own: reported once, and never the training's."""
         try:
             await work
         except BaseException as error:  # SystemExit or a cancelled task would end the thread
-            if id(sink) in self._troubled:
-                return
-            self._troubled.add(id(sink))
-            message = f"{type(sink).__name__} failed: {type(error).__name__}: {error}"
-            _report(message)
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            warning = Stamped(self._run_id, at, RunWarning("sink_failed", message))
-            if not self._opened:  # the others cannot take it yet
-                with self._lock:
-                    self._waiting.appendleft(warning)
-                self._wake.set()
-                return
-            for other in self._sinks:
-                if id(other) not in self._troubled:
-                    await self._guarded(other, other.handle(warning))
+            with contextlib.suppress(BaseException):  # as would a second one: no memory, say
+                await self._report(sink, error)
 
-
-def _report(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    async def _report(self, sink: Sink, error: BaseException) -> None:
+        message = str(error)
+        if isinstance(error, Unrecorded):
+            self._unrecorded.append(message)
+            return  # raised at the end
+        if id(sink) in self._troubled:
+            return
+        self._troubled.add(id(sink))
+        if not isinstance(error, UserError):
+            message = f"{type(sink).__name__} failed: {type(error).__name__}: {message}"
+        say(f"warning: {message}")
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        warning = Stamped(self._run_id, at, RunWarning("sink_failed", message))
+        if not self._opened:  # the others cannot take it yet
+            with self._lock:
+                self._waiting.appendleft(warning)
+            self._wake.set()
+            return
+        for other in self._sinks:
+            if id(other) not in self._troubled:
+                await self._guarded(other, other.handle(warning))

@@ -1,4 +1,4 @@
-"""What a run's epochs have emitted: kept in its snapshots, re-emitted by a resumed run."""
+"""What a run's epochs have emitted: kept in its snapshots, restored by a resumed run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import json
 import math
 from typing import Any
 
-from engine.stream.events import EarlyStoppingTriggered, EpochMetrics, LearningRateChanged
+from engine.stream.events import (
+    EarlyStoppingTriggered,
+    EpochMetrics,
+    LearningRateChanged,
+    TrainingResumed,
+)
 from engine.training.loop import EvalFigures, TrainFigures
 from engine.training.progress import Emit
 
@@ -34,10 +39,7 @@ class History:
 
     def record(self, event: EpochEvent) -> None:
         """Keep and emit one event."""
-        self._events.append((event.name, dataclasses.asdict(event)))
-        if isinstance(event, EpochMetrics) and math.isfinite(event.epoch_seconds):
-            self._seconds += event.epoch_seconds
-            self._epochs += 1
+        self._keep(event)
         self._emit(event)
 
     def record_epoch(
@@ -73,7 +75,17 @@ class History:
         """JSON text: one value in a snapshot, however many epochs there were."""
         return json.dumps(self._events)
 
-    def load_state_dict(self, state: str) -> None:
-        """Record and emit again what `state_dict` kept; the sinks know what they have already."""
+    def load_state_dict(self, state: str, epoch: int) -> None:
+        """Take over what `state_dict` kept; `epoch` is the last whole one.
+
+        Emits `training_resumed` once, from which the sinks restore all of it.
+        """
         for name, fields in json.loads(state):
-            self.record(KINDS[name](**fields))
+            self._keep(KINDS[name](**fields))
+        self._emit(TrainingResumed(epoch, [list(event) for event in self._events]))
+
+    def _keep(self, event: EpochEvent) -> None:
+        self._events.append((event.name, dataclasses.asdict(event)))
+        if isinstance(event, EpochMetrics) and math.isfinite(event.epoch_seconds):
+            self._seconds += event.epoch_seconds
+            self._epochs += 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.records.database import create_run_sync
-from engine.records.store import PASSING, Store
+from engine.records.log import PASSING
+from engine.records.store import Store
 from server.hub import WAITING, Hub, Subscriber
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
+import os
+import queue
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
+from config import UserError
+from engine.files import visible
 from engine.stream.events import (
     CheckpointSaved,
     EarlyStoppingTriggered,
@@ -20,45 +26,87 @@ from engine.stream.events import (
     TrainingComplete,
     TrainingFailed,
     TrainingProgress,
+    TrainingResumed,
     TrainingStarted,
     TrainingStopped,
 )
 
+WAITING = 10_000  # lines and progress events that may wait for a terminal that is held up
+CLOSE_SECONDS = 5.0  # that the last lines have
 HEADER = "epoch   train loss  val loss   recall  specif.   AUROC       lr   seconds"
 
 
 class ConsoleSink:
-    """Lines on stdout; the bar on stderr, and only where that is a terminal."""
+    """Lines on stdout; the bar on stderr, and only where that is a terminal.
+
+    Printed by a thread of its own: a terminal that is held up (Ctrl-S, a pager) must not hold up
+    the other sinks. Where nobody reads any more, the sink raises that once and is silent then.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._of: tuple[int, str] = (0, "")
-        self._watched = sys.stderr.isatty()
+        self._watched = is_watched()
         self._headed = False
+        self._waiting: queue.Queue[list[str] | TrainingProgress | None] = queue.Queue(WAITING)
+        self._error: Exception | None = None  # of the thread, still to be raised
+        self._gone = False
+        self._thread = threading.Thread(target=self._print_all, name="console", daemon=True)
 
     async def open(self, run_id: int) -> None:
-        """Nothing to prepare."""
+        """Begin to print."""
+        self._thread.start()
 
     async def handle(self, stamped: Stamped) -> None:
-        """Show one event."""
+        """Show one event. Raises UserError, once, where nothing can be printed any more."""
         event = stamped.event
         if isinstance(event, TrainingProgress):
             if self._watched:
-                self._show(event)
-            return
-        if isinstance(event, CheckpointSaved | TrainingFailed):
-            return  # for the log; a failure is raised, and told where it is caught
-        lines = describe(stamped)
-        if lines:
-            self._clear()
+                self._put(event)
+        elif not isinstance(event, CheckpointSaved | TrainingFailed):
+            # Those are for the log: a failure is raised, and printed where it is caught.
+            lines = describe(stamped)
             if isinstance(event, EpochMetrics) and not self._headed:
                 self._headed = True
                 lines = [HEADER, *lines]
-            print("\n".join(lines), flush=True)
+            if lines:
+                self._put(lines)
+        self._raise_once()
 
     async def close(self) -> None:
-        """Leave the terminal's last line clean."""
-        self._clear()
+        """Leave the terminal's last line clean; wait for it, but not long."""
+        self._put(None)
+        if self._thread.ident is not None:
+            await asyncio.to_thread(self._thread.join, CLOSE_SECONDS)
+        self._raise_once()
+
+    def _put(self, what: list[str] | TrainingProgress | None) -> None:
+        with contextlib.suppress(queue.Full):  # held up for long: the log has it all
+            self._waiting.put_nowait(what)
+
+    def _raise_once(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise UserError(f"nothing more can be printed ({error}); the run continues") from error
+
+    def _print_all(self) -> None:
+        while (what := self._waiting.get()) is not None:
+            if not self._gone:
+                self._guarded(what)
+        if not self._gone:
+            self._guarded([])
+
+    def _guarded(self, what: list[str] | TrainingProgress) -> None:
+        try:
+            if isinstance(what, TrainingProgress):
+                self._show(what)
+                return
+            self._clear()
+            if what:
+                write_lines(what)
+        except Exception as error:  # a closed pipe, a closed descriptor, a terminal that is gone
+            self._gone, self._error = True, error
+            discard_stdout()
 
     def _show(self, event: TrainingProgress) -> None:
         if self._bar is None or self._of != (event.epoch, event.phase):
@@ -81,10 +129,36 @@ class ConsoleSink:
             self._bar = None
 
 
+def is_watched() -> bool:
+    """Whether somebody sees a bar: stderr may be a file, closed, or not there at all."""
+    try:
+        return sys.stderr is not None and sys.stderr.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def write_lines(lines: list[str]) -> None:
+    """On stdout, where there is one, with escapes for what its encoding lacks."""
+    if sys.stdout is None:
+        return
+    encoding = sys.stdout.encoding or "utf-8"
+    text = "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, flush=True)
+
+
+def discard_stdout() -> None:
+    """Nobody reads stdout: without this the interpreter's last flush fails and changes its exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        stdout = sys.stdout.fileno()
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, stdout)
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
 def preparation_bar() -> Iterator[Callable[[int, int], None] | None]:
     """A progress callback (images done, images in all) that draws a bar, where somebody watches."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield None
         return
     with tqdm(desc="preparing", unit=" images", leave=False) as bar:
@@ -97,7 +171,15 @@ def preparation_bar() -> Iterator[Callable[[int, int], None] | None]:
 
 
 def describe(stamped: Stamped) -> list[str]:
-    """The lines that a lasting event is worth."""
+    """The lines for a lasting event, free of control characters; further ones are indented."""
+    return [
+        visible(line) if part == 0 else f"    {visible(line)}"
+        for text in _texts(stamped)
+        for part, line in enumerate(text.split("\n"))
+    ]
+
+
+def _texts(stamped: Stamped) -> list[str]:
     event = stamped.event
     if isinstance(event, TrainingStarted):
         counts = ", ".join(
@@ -106,6 +188,8 @@ def describe(stamped: Stamped) -> list[str]:
             if sum(classes.values())
         )
         return [f"run {stamped.run_id} {event.run_name!r} on {event.device}", counts]
+    if isinstance(event, TrainingResumed):
+        return [f"resumed after epoch {event.epoch}"]
     if isinstance(event, EpochMetrics):
         return [
             f"{event.epoch:5d}   {event.train_loss:10.4f}  {event.val_loss:8.4f}  "

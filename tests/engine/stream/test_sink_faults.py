@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from config import UserError
 from engine.records import database as database_module
-from engine.records.database import connect, create_run_sync, get_run_sync
-from engine.stream.events import CheckpointSaved, EpochMetrics, Stamped
-from engine.stream.queue import EventQueue
+from engine.records import spool
+from engine.records.database import claim_run_sync, connect, create_run_sync, get_run_sync
+from engine.stream.events import (
+    CheckpointSaved,
+    EpochMetrics,
+    Stamped,
+    TrainingComplete,
+    TrainingStarted,
+)
+from engine.stream.queue import EventQueue, Unrecorded
 from engine.stream.sinks.database import DatabaseSink
 from engine.stream.sinks.files import FilesSink
 
 ROOT = Path(__file__).parents[3]
+STARTED = TrainingStarted("name", {}, "cpu", {"train": {"NORMAL": 2}})
+COMPLETE = TrainingComplete({}, None, 1, 1.0, False, None)
 
 
 def epoch(number: int) -> EpochMetrics:
@@ -36,13 +50,21 @@ async def refused(sink: DatabaseSink | FilesSink, numbers: Iterable[int]) -> Non
             await sink.handle(Stamped(1, "now", epoch(number)))
 
 
-def epochs_told(path: Path) -> list[int]:
+def epochs_logged(path: Path) -> list[int]:
     with connect(path) as database:
-        rows = database.execute("SELECT payload FROM event ORDER BY event_id").fetchall()
+        query = f"SELECT payload FROM event WHERE event = '{EpochMetrics.name}' ORDER BY event_id"
+        rows = database.execute(query).fetchall()
         kept = database.execute("SELECT epoch FROM run_metrics ORDER BY rowid").fetchall()
-    told = [json.loads(row[0])["epoch"] for row in rows]
-    assert [row[0] for row in kept] == told
-    return told
+    logged = [json.loads(row[0])["epoch"] for row in rows]
+    assert [row[0] for row in kept] == logged
+    return logged
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 FULL_DISK = """
@@ -59,7 +81,7 @@ FULL_DISK = """
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     async def write():
-        sink = DatabaseSink(path)
+        sink = DatabaseSink(path, retry_seconds=0.0)
         await sink.open(create_run_sync(path, run_name="a"))
 
         async def say(number):
@@ -92,27 +114,95 @@ def test_a_full_disk_delays_the_rows_and_loses_none(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.stdout == "written\nrefused refused refused refused\nwritten\n", done.stderr
-    assert epochs_told(path) == [1, 2, 3, 4, 5, 6]
+    assert epochs_logged(path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_locked_database_is_written_when_the_lock_is_gone(
+LOCK = """
+    import sqlite3, sys, time
+    database = sqlite3.connect(sys.argv[1], isolation_level=None)
+    database.execute("BEGIN IMMEDIATE")
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the database's lock until it is killed."""
+    command = [sys.executable, "-c", textwrap.dedent(LOCK), str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+def test_a_database_locked_at_the_start_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.05)
     path = tmp_path / "a.db"
-    run_id = create_run_sync(path, run_name="a")
+    create_run_sync(path, run_name="a")
+    monkeypatch.setattr(database_module, "BUSY_SECONDS", 0.1)
+    with locked(path):
+        with pytest.raises(UserError, match=r"a\.db is locked by another process; wait"):
+            create_run_sync(path, run_name="b")
+        with pytest.raises(UserError, match="is locked"):
+            claim_run_sync(path, 1, 1, None)
 
-    async def use() -> None:
-        sink = DatabaseSink(path)
-        await sink.open(run_id)
-        with connect(path) as other:
-            other.execute("BEGIN IMMEDIATE")
-            await refused(sink, [1, 2, 3])
-            other.execute("ROLLBACK")
-        await sink.close()  # the last try is enough
 
-    asyncio.run(use())
-    assert epochs_told(path) == [1, 2, 3]
+def test_a_lock_across_the_end_of_a_run_is_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.db"
+    create_run_sync(path, run_name="a", status="in_progress")
+    sink = DatabaseSink(path, busy_seconds=0.05, retry_seconds=0.05, close_seconds=60.0)
+    with locked(path) as other, EventQueue([sink], 1) as events:
+        events.emit(epoch(1))
+        events.emit(COMPLETE)
+        threading.Timer(1.0, other.kill).start()
+    assert epochs_logged(path) == [1]
+    run = get_run_sync(path, 1)
+    assert run is not None
+    assert run["status"] == "completed"
+    assert capsys.readouterr().err.count("the end of run 1 cannot be recorded yet") == 1
+
+
+def test_a_lock_that_outlasts_the_end_leaves_a_file_that_the_next_start_records(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.db"
+    create_run_sync(path, run_name="a", pid=os.getpid(), pid_started_at=1.0)  # has ended, later
+    sink = DatabaseSink(path, busy_seconds=0.05, retry_seconds=0.05, close_seconds=0.2)
+    events = EventQueue([sink], 1)
+    events.start()
+    events.emit(epoch(1))
+    wait_until(lambda: epochs_logged(path) == [1])
+    with locked(path):
+        events.emit(epoch(2))
+        events.emit(COMPLETE)
+        with pytest.raises(Unrecorded, match=r"2 events .*unwritten_events_1\.jsonl"):
+            events.__exit__(None, None, None)
+    assert epochs_logged(path) == [1]
+    assert spool.replay(path, tmp_path) == [1]
+    assert epochs_logged(path) == [1, 2]
+    run = get_run_sync(path, 1)
+    assert run is not None
+    assert run["status"] == "completed"
+
+
+def test_an_event_at_fault_itself_does_not_block_those_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    create_run_sync(path, run_name="a")
+
+    class Broken(CheckpointSaved):
+        def payload(self) -> dict[str, object]:
+            return {"epoch": object()}
+
+    with EventQueue([DatabaseSink(path)], 1) as events:
+        events.emit(Broken("last.pt", 1, "epoch"))
+        events.emit(epoch(1))
+    assert epochs_logged(path) == [1]
 
 
 def test_a_database_that_opens_only_later_gets_everything(tmp_path: Path) -> None:
@@ -122,7 +212,7 @@ def test_a_database_that_opens_only_later_gets_everything(tmp_path: Path) -> Non
     path.parent.write_text("in the way")
 
     async def use() -> None:
-        sink = DatabaseSink(path)
+        sink = DatabaseSink(path, retry_seconds=0.0)
         with pytest.raises(UserError, match="folder cannot be written"):
             await sink.open(1)
         await refused(sink, [1, 2])
@@ -131,7 +221,7 @@ def test_a_database_that_opens_only_later_gets_everything(tmp_path: Path) -> Non
         await sink.close()
 
     asyncio.run(use())
-    assert epochs_told(path) == [1, 2]
+    assert epochs_logged(path) == [1, 2]
 
 
 def test_a_log_that_cannot_be_written_costs_no_epoch_of_the_results(tmp_path: Path) -> None:
@@ -140,7 +230,8 @@ def test_a_log_that_cannot_be_written_costs_no_epoch_of_the_results(tmp_path: Pa
     async def use() -> None:
         sink = FilesSink(results, logs)
         await sink.open(1)
-        logs.rmdir()
+        await sink.handle(Stamped(1, "now", STARTED))
+        shutil.rmtree(logs)
         await refused(sink, [1])
         logs.mkdir()
         await sink.handle(Stamped(1, "now", epoch(2)))
@@ -157,10 +248,12 @@ def test_a_results_folder_that_comes_back_gets_every_epoch(tmp_path: Path) -> No
     async def use() -> None:
         sink = FilesSink(results, tmp_path / "logs")
         await sink.open(1)
+        await sink.handle(Stamped(1, "now", STARTED))
         results.rmdir()
         results.write_text("in the way")
         await refused(sink, [1, 2])
         results.unlink()
+        sink._not_before = 0.0  # not put off: the files took long, in vain
         await sink.handle(Stamped(1, "now", epoch(3)))
         await sink.close()
 
@@ -175,14 +268,19 @@ def test_a_damaged_database_leaves_the_files_and_a_warning(
 ) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(b"rubbish" * 1000)
-    with EventQueue([DatabaseSink(path), FilesSink(tmp_path, tmp_path)], 1) as events:
-        for number in (1, 2):
-            events.emit(epoch(number))
-            events.emit(CheckpointSaved("last.pt", number, "epoch"))
+    sinks = [DatabaseSink(path), FilesSink(tmp_path, tmp_path)]
+    events = EventQueue(sinks, 1)
+    events.start()
+    events.emit(STARTED)
+    for number in (1, 2):
+        events.emit(epoch(number))
+        events.emit(CheckpointSaved("last.pt", number, "epoch"))
+    with pytest.raises(Unrecorded, match=r"6 events .* is damaged"):
+        events.__exit__(None, None, None)
     document = json.loads((tmp_path / "metrics_1.json").read_text())
     assert [row["epoch"] for row in document["epochs"]] == [1, 2]
     assert capsys.readouterr().err.count("is damaged") == 1
-    assert "warning: DatabaseSink failed" in (tmp_path / "run_1.log").read_text()
+    assert "a.db is damaged" in (tmp_path / "run_1.log").read_text()
 
 
 def test_the_heart_beats_while_nothing_happens(
