@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from engine.data.decoded import MAX_PIXELS, Decoded, Depth, Reserve, UnreadableImage
-from engine.data.grey import BAND, VALUES, choose_depth, count_values
+from engine.data.grey import BAND, OTHER_DETECTOR, VALUES, choose_depth, count_values
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -159,27 +159,47 @@ def _to_grey(
         raise UnreadableImage(f"DICOM: it holds {stored.dtype} {stored.shape}, no grey image")
     stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     index = stored.view(f"u{stored.dtype.itemsize}")
-    depth, used = None, min(int(image.get("BitsStored", 16)), 8 * stored.dtype.itemsize)
-    if used == 16 and stored.dtype.kind == "u" and not _has_window(image):
-        step = max(1, BAND // stored.shape[1])  # 16 of 16 is what many say who do not know
-        rows = range(0, len(index), step)
-        depth = choose_depth(count_values(index[at : at + step] for at in rows), bits)
+    depth, signed = None, stored.dtype.kind == "i"
+    used = min(int(image.get("BitsStored", 16)), 8 * stored.dtype.itemsize)
+    if used == 16 and not _has_window(image):  # 16 of 16 is what many say who do not know
+        step = max(1, BAND // stored.shape[1])
+        counts = count_values(index[at : at + step] for at in range(0, len(index), step))
+        if signed:
+            counts, signed = _by_magnitude(counts)
+        depth = choose_depth(counts, bits)
         used = depth.bits
-    return _grey_table(image, stored.dtype, used)[index], depth
+    low = -(1 << used - 1) if signed else 0
+    return _grey_table(image, stored.dtype, low, low + (1 << used) - 1)[index], depth
+
+
+def _by_magnitude(counts: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Counts of 16-bit patterns, int64 [65536], in an order in which fewer bits come first.
+
+    Signed values in the order 0, -1, 1, -2...; from 0 up where next to none is negative (False).
+    """
+    positive, negative = counts[: VALUES // 2], counts[VALUES // 2 :]
+    ordered = np.zeros_like(counts)
+    if negative.sum() <= OTHER_DETECTOR * counts.sum():
+        ordered[: VALUES // 2] = positive
+        ordered[0] += negative.sum()
+        return ordered, False
+    ordered[0::2], ordered[1::2] = positive, negative[::-1]
+    return ordered, True
 
 
 def _has_window(image: Dataset) -> bool:
     return bool(image.get("VOILUTSequence")) or _window(image) is not None
 
 
-def _grey_table(image: Dataset, dtype: np.dtype[Any], bits: int) -> np.ndarray:
-    """uint8 [256 or 65536]: the grey of each stored value, signed ones at their unsigned place."""
+def _grey_table(image: Dataset, dtype: np.dtype[Any], low: int, high: int) -> np.ndarray:
+    """uint8 [256 or 65536]: the grey of each stored value, signed ones at their unsigned place.
+
+    `low` and `high` are the smallest and the largest value that the stored bits can hold.
+    """
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     size = 1 << (8 * dtype.itemsize)
     stored = np.arange(size, dtype=f"u{dtype.itemsize}").view(dtype).astype(np.int32)
-    signed = dtype.kind == "i"
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
     values = np.asarray(apply_modality_lut(stored.clip(low, high), image), np.float64)
     window = _window(image)
     if image.get("VOILUTSequence"):

@@ -77,6 +77,13 @@ def test_signed_values_and_a_slope_keep_the_scale_of_the_stored_bits() -> None:
     np.testing.assert_allclose(grey_of(signed, **tags), VALUES / 4095 * 255, atol=1)
 
 
+@pytest.mark.parametrize("offset", [0, 2048])
+def test_signed_values_of_unknown_bits_are_not_flat(offset: int) -> None:
+    signed = VALUES.astype(np.int16) - offset
+    found = grey_of(signed, PixelRepresentation=1, BitsStored=16, HighBit=15)
+    np.testing.assert_allclose(found, VALUES / 4095 * 255, atol=1)
+
+
 def test_monochrome1_is_inverted_and_padding_is_black() -> None:
     values = VALUES.copy()
     values[:5] = 0

@@ -125,6 +125,7 @@ def test_a_wrong_checksum_is_an_unreadable_image_and_not_a_crash(tmp_path: Path)
         source.read("images/3.png")
 
 
+@pytest.mark.long
 def test_a_hundred_thousand_tiny_members_open_in_time(tmp_path: Path) -> None:
     count = 100_000
     rows = "".join(f"P{n},{n}.png,{n % 2}\n" for n in range(count))
