@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long lint bench clean
+.PHONY: demo test test-long test-lowest lint bench clean
 
-demo: $(VENV)/.run        ## train on made images and show a result, in a minute or two
+demo: $(VENV)/.run        ## train on synthetic images and show a result, in a minute or two
 	$(BIN)/python -m engine.train --demo
 
 test: $(VENV)/.dev        ## the tests, in under ten minutes
@@ -13,6 +13,11 @@ test: $(VENV)/.dev        ## the tests, in under ten minutes
 
 test-long: $(VENV)/.dev   ## the long suite
 	$(BIN)/python -m pytest -m long --timeout 3600
+
+test-lowest:              ## a smoke test with the lowest versions that pyproject.toml declares
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet $$($(PYTHON) tests/lowest.py)
+	$(VENV)-lowest/bin/python tests/smoke.py
 
 lint: $(VENV)/.dev        ## style and types
 	$(BIN)/ruff check .
@@ -23,7 +28,7 @@ bench: $(VENV)/.dev       ## what the engine's step costs over a bare loop
 	$(BIN)/python -m benchmarks.loop_overhead
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info
+	rm -rf $(VENV) $(VENV)-lowest .mypy_cache .ruff_cache .pytest_cache *.egg-info
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'

@@ -47,7 +47,7 @@ def decode_dicom(data: bytes, reserve: Reserve, bits: int | None = None) -> Deco
         )
         pixels = _require_one_grey_image(header)
         if syntax != DEFLATED:
-            reserve(2 * len(data) + pixels * _bytes_a_pixel(header, syntax))
+            reserve(len(data) + pixels * _bytes_a_pixel(header, syntax))
         image = pydicom.dcmread(io.BytesIO(data))
         _require_bounded(image, syntax)
         grey, depth = _to_grey(image, image.pixel_array, bits)
@@ -113,7 +113,7 @@ def _bytes_a_pixel(header: Dataset, syntax: str) -> int:
     """Bytes that decoding holds for each pixel: stored once or more, and its grey."""
     stored = int(header.BitsAllocated) // 8
     encoded = syntax.startswith(("1.2.840.10008.1.2.4.", RLE))
-    return (4 * stored + 6 if encoded else stored) + 1
+    return (2 * stored + 4 if encoded else stored) + 1
 
 
 def _require_bounded(image: Dataset, syntax: str) -> None:
