@@ -12,6 +12,7 @@ from typing import Any
 
 from config import Config
 from engine.process import is_alive
+from engine.records.identity import has_snapshot
 from engine.records.liveness import is_running, this_host
 from engine.records.store import Store
 from engine.stream.events import TrainingFailed, TrainingInterrupted, TrainingStopped
@@ -24,7 +25,6 @@ TICK_SECONDS = 0.5
 LIVE = ("preparing", "in_progress")
 ENDED = ("completed", "stopped", "failed", "interrupted")
 RESUMABLE = ("interrupted", "stopped", "failed")
-SNAPSHOTS = ("last.pt", "previous.pt")
 
 log = logging.getLogger("pneumoscope")
 
@@ -169,7 +169,9 @@ class Supervisor:
         row = await self._store.get_run(run_id)
         if row is None:
             return  # deleted meanwhile
-        option = "--resume" if await self._is_resumed(row) else "--run-id"
+        # By the run itself: its number may also be that of another database's run.
+        begun = row["started_at"] is not None or has_snapshot(self._output(row), run_id)
+        option = "--resume" if begun else "--run-id"
         console, database = self._console(run_id), self._settings.database
         try:
             worker = launcher.start((option, str(run_id)), console, database, self._slots, slot)
@@ -181,17 +183,6 @@ class Supervisor:
         self._workers[run_id] = worker  # before anything can fail: it must not start twice
         log.info("run %d started in process %d", run_id, worker.pid)
         await self._check(run_id, worker)
-
-    async def _is_resumed(self, row: dict[str, Any]) -> bool:
-        """Whether a queued run has trained before, by its own records.
-
-        Files alone prove nothing: a folder of checkpoints can be left from another database.
-        """
-        if row["started_at"] is None:
-            return False
-        return bool(await self._store.metrics(row["run_id"])) or has_snapshot(
-            row, self._settings.config
-        )
 
     async def _end(
         self,
@@ -205,6 +196,9 @@ class Supervisor:
         payload = event.payload()
         return await self._store.end_run(run_id, states, status, event.name, payload, error, pid)
 
+    def _output(self, row: dict[str, Any]) -> dict[str, Any]:
+        return output_of(row, self._settings.config)
+
     def _console(self, run_id: int) -> Path:
         return Path(self._settings.config.output.log_dir) / f"run_{run_id}.console.log"
 
@@ -214,17 +208,6 @@ def output_of(row: dict[str, Any], config: Config) -> dict[str, Any]:
     stored = row["config"].get("output") if isinstance(row["config"], dict) else None
     ours = config.to_dict()["output"]
     return ours | stored if isinstance(stored, dict) else ours
-
-
-def checkpoint_folder(row: dict[str, Any], config: Config) -> Path:
-    """Where a stored run keeps its checkpoints."""
-    return Path(output_of(row, config)["checkpoint_dir"]) / f"run_{row['run_id']}"
-
-
-def has_snapshot(row: dict[str, Any], config: Config) -> bool:
-    """Whether there is a file from which a run could be resumed."""
-    folder = checkpoint_folder(row, config)
-    return any((folder / name).exists() for name in SNAPSHOTS)
 
 
 def stopped(reason: str) -> TrainingStopped:

@@ -12,15 +12,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from config import Config
+from config import Config, UserError
 from engine.files import jsonable
+from engine.records.identity import has_snapshot, run_folder
 from engine.records.liveness import host_name, is_running, this_host
 from server.download import Download
 from server.errors import ApiError
 from server.hub import encode_all
 from server.parsing import MAX_ID, get_run, number_of, read_start, statuses_of
 from server.routes.datasets import drop_unused
-from server.supervisor import ENDED, LIVE, RESUMABLE, checkpoint_folder, has_snapshot, output_of
+from server.supervisor import ENDED, LIVE, RESUMABLE, output_of
 
 PAGE, LARGEST_PAGE = 50, 500
 SEEN_RUNS = 3  # from which a duration is estimated, at most
@@ -53,13 +54,16 @@ async def start_run(request: Request) -> Response:
         # Inside: an upload that replaces the data set deletes its file in a transaction, too.
         if not await run_in_threadpool(wanted.dataset.exists):
             raise ApiError(409, "the data set has been replaced or deleted", field="dataset_id")
-        run_id = await state.writer.create_run(
-            run_name=wanted.run_name,
-            run_description=wanted.run_description,
-            config=wanted.config.absolute().to_dict(),
-            dataset_path=str(wanted.dataset),
-            status="queued",
-        )
+        try:
+            run_id = await state.writer.create_run(
+                run_name=wanted.run_name,
+                run_description=wanted.run_description,
+                config=wanted.config.absolute().to_dict(),
+                dataset_path=str(wanted.dataset),
+                status="queued",
+            )
+        except UserError as error:  # its folders cannot be made
+            raise ApiError(507, str(error)) from error
     await state.supervisor.look()
     running = state.supervisor.is_running(run_id)
     return JSONResponse(
@@ -152,7 +156,7 @@ async def resume_run(request: Request) -> Response:
             request, f"its process on {host_name(row['host'])} still shows signs of life"
         )
     if row["status"] in RESUMABLE and await _lost_snapshots(state, row):
-        folder = checkpoint_folder(row, state.settings.config)
+        folder = run_folder(output_of(row, state.settings.config), row["run_id"])
         raise ApiError(
             409,
             f"run {row['run_id']} cannot be resumed: it has trained, and there is no last.pt or "
@@ -190,7 +194,7 @@ async def artifact(request: Request) -> Response:
     if name not in files:
         raise ApiError(404, f"the artifacts are {', '.join(files)}", field="name")
     path = files[name]
-    of_folder = path.parent == checkpoint_folder(row, config)
+    of_folder = path.parent == run_folder(output_of(row, config), run_id)
     try:
         return await run_in_threadpool(
             Download, path, f"run_{run_id}_{path.name}" if of_folder else path.name
@@ -203,7 +207,7 @@ def artifacts(row: dict[str, Any], config: Config) -> dict[str, Path]:
     """Every file that a run can leave, by the name it has in its route."""
     output = output_of(row, config)
     folders = {
-        "checkpoints": checkpoint_folder(row, config),
+        "checkpoints": run_folder(output, row["run_id"]),
         "results": Path(output["results_dir"]),
         "logs": Path(output["log_dir"]),
     }
@@ -281,10 +285,11 @@ def _read_json(path: Path) -> Any:
 async def _lost_snapshots(state: Any, row: dict[str, Any]) -> bool:
     """Whether a run has trained and left nothing to resume from."""
     trained = bool(await state.store.metrics(row["run_id"]))
-    return trained and not await run_in_threadpool(has_snapshot, row, state.settings.config)
+    output = output_of(row, state.settings.config)
+    return trained and not await run_in_threadpool(has_snapshot, output, row["run_id"])
 
 
 def _delete_files(row: dict[str, Any], config: Config) -> None:
     for path in artifacts(row, config).values():
         path.unlink(missing_ok=True)
-    shutil.rmtree(checkpoint_folder(row, config), ignore_errors=True)
+    shutil.rmtree(run_folder(output_of(row, config), row["run_id"]), ignore_errors=True)

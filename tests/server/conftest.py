@@ -129,7 +129,10 @@ class Server:
         """A run as another process would have left it."""
         config = {"experiment": {"epochs": 3}, "output": outputs()}
         fields = {"run_name": "written", "status": status, "config": config, **fields}
-        output = {key: str(self.folder / path) for key, path in fields["config"]["output"].items()}
+        output = {
+            key: str(self.folder / value) if isinstance(value, str) else value
+            for key, value in fields["config"]["output"].items()
+        }
         fields["config"] = {**fields["config"], "output": output}
         return create_run_sync(self.database, **fields)
 

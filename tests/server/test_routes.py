@@ -223,7 +223,7 @@ def test_a_file_that_changes_is_downloaded_as_it_was_when_it_was_opened(server: 
     log = server.folder / "output" / "logs" / f"run_{run_id}.log"
     bundle = server.folder / "output" / "checkpoints" / f"run_{run_id}" / "best_model.pt"
     for path in (log, bundle):
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
     over = threading.Event()
 

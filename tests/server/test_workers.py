@@ -231,9 +231,10 @@ def test_a_new_run_never_continues_from_the_checkpoints_of_another_database(
     lost.mkdir(parents=True)
     for name in ("last.pt", "previous.pt", "best_model.pt"):
         (lost / name).write_bytes(b"of another run 1")
-    assert server.begin(epochs=2) == 1
-    server.wait_for(1, "completed")
-    assert metrics_epochs(server, 1) == [1, 2]
+    run_id = server.begin(epochs=2)
+    server.wait_for(run_id, "completed")
+    assert metrics_epochs(server, run_id) == [1, 2]
+    assert (lost / "last.pt").read_bytes() == b"of another run 1"
 
 
 def test_a_run_that_lost_its_checkpoints_is_not_begun_again(server: Server) -> None:
@@ -243,6 +244,30 @@ def test_a_run_that_lost_its_checkpoints_is_not_begun_again(server: Server) -> N
     assert answer.status_code == 409
     assert str(Path("output", "checkpoints", f"run_{run_id}")) in answer.json()["detail"]
     assert server.run(run_id)["status"] == "failed"
+
+
+def test_a_server_in_another_folder_finds_and_resumes_the_runs_of_its_database(
+    server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run_id = server.begin(epochs=500)
+    wait_until(lambda: len(metrics_epochs(server, run_id)) >= 2)
+    server.post(f"/runs/{run_id}/cancel")
+    server.wait_for(run_id, "stopped")
+    server.stop()
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    other = Server(elsewhere, "--set", f"output.database={server.database}")
+    try:
+        assert other.get(f"/runs/{run_id}/artifacts/checkpoint").status_code == 200
+        seen = len(metrics_epochs(other, run_id))
+        assert other.post(f"/runs/{run_id}/resume").status_code == 202
+        wait_until(lambda: len(metrics_epochs(other, run_id)) > seen)
+        other.post(f"/runs/{run_id}/cancel")
+        other.wait_for(run_id, "stopped")
+        epochs = metrics_epochs(other, run_id)
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert not (elsewhere / "output" / "checkpoints").exists()
+    finally:
+        other.end()
 
 
 def test_a_run_of_another_host_lives_by_its_heartbeat(server: Server) -> None:
