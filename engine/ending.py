@@ -8,7 +8,7 @@ from typing import Any
 from config import UserError
 from engine import metrics
 from engine.data.loading import evaluation_loader
-from engine.files import insist
+from engine.files import insist, write_text
 from engine.inference import bundle
 from engine.records import results
 from engine.records.figures import BEST_KEYS
@@ -41,7 +41,9 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
         **({"test": tested} if tested else {}),
     }
     _insist(
-        run, "the results", lambda: results.write_result(run.config.output, run.run_id, outcome)
+        run,
+        f"result_{run.run_id}.json",
+        lambda: results.write_result(run.config.output, run.run_id, outcome),
     )
     if ending["best_epoch"] and not selection.keeper.eligible_seen:
         run.emit(RunWarning("no_eligible_epoch", selection.keeper.explain()))
@@ -71,7 +73,8 @@ def _patience(run: Run) -> float:
 
 
 def _write_pending(run: Run) -> None:
-    if run.snapshots.finish(_patience(run)):
+    unwritten = run.snapshots.finish(_patience(run))
+    if unwritten is None:
         return
     best = run.selection.best_epoch
     if best is not None and not run.snapshots.has_best(best):
@@ -79,8 +82,7 @@ def _write_pending(run: Run) -> None:
             f"the model of the best epoch, {best}, could not be saved in {run.snapshots.folder}; "
             f"make room there and resume run {run.run_id}"
         )
-    message = f"the last snapshot could not be written in {run.snapshots.folder}"
-    run.emit(RunWarning("snapshot_missing", message))
+    run.emit(RunWarning("output_missing", f"{unwritten} could not be written"))
 
 
 def _score_test(run: Run) -> dict[str, Any] | None:
@@ -99,15 +101,15 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     figures["loss"] = scored.loss
     names = [run.data.names[i] for i in scored.index]
     table = results.scores_table(names, scored.labels, scored.scores)
-    output, run_id = run.config.output, run.run_id
-    _insist(
-        run,
-        "the scores of the test part",
-        lambda: results.write_scores(output, run_id, table, "test"),
-    )
+    path = results.scores_path(run.config.output, run.run_id, "test")
+    _insist(run, str(path), lambda: write_text(path, table))
     content["metrics"]["test"] = figures
     content["run_uid"] = run.run_uid  # a bundle of format 1 had none
-    _insist(run, "the test figures in best_model.pt", lambda: run.snapshots.replace_best(content))
+    _insist(
+        run,
+        f"{run.snapshots.best_path} with its test figures",
+        lambda: run.snapshots.replace_best(content),
+    )
     return figures
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from config import Config, UserError
+from config.errors import first_line
 from engine import device, metrics
 from engine.data.augment import epoch_parameters
 from engine.data.dataset import Batch
@@ -68,7 +69,7 @@ class Run:
             run_uid,
             on_saved=lambda path, epoch, reason: emit(CheckpointSaved(str(path), epoch, reason)),
             on_failed=self._warn_unsaved,
-            publish_scores=lambda table: results.write_scores(config.output, run_id, table),
+            scores_path=results.scores_path(config.output, run_id),
         )
         self.bundle = bundle.describe(config, data, run_uid)  # what all of its bundles share
         self.kept_scores: str | None = None  # the best epoch's scores of the val part, as CSV
@@ -226,9 +227,10 @@ class Run:
             self.history.load_state_dict(saved["history"], self.state.epoch - 1)
             self.training_time = float(saved["training_time"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
                 f"the snapshot of run {self.run_id} in {self.snapshots.folder} does not fit its "
-                f"configuration or this version of Pneumoscope ({type(error).__name__}: {error}); "
+                f"configuration or this version of Pneumoscope ({reason}); "
                 "start a new run instead"
             ) from error
         self.kept_scores = saved["scores"]

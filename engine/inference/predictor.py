@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from config import UserError
+from config.errors import first_line
 from config.schema import Model, System
 from engine import device as devices
 from engine.data import decode
@@ -60,7 +61,8 @@ class Predictor:
         try:
             network.load_state_dict(content["weights"])
         except RuntimeError as error:
-            raise UserError(f"the weights do not fit the bundle's architecture: {error}") from error
+            reason = first_line(error)
+            raise UserError(f"the weights do not fit the architecture: {reason}") from error
         deterministic = torch.are_deterministic_algorithms_enabled()  # the caller's choice stays
         system = System(
             device=device, precision=precision, compile="off", deterministic=deterministic

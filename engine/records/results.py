@@ -41,10 +41,10 @@ def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -
     )
 
 
-def write_scores(output: Output, run_id: int, table: str, part: str = "val") -> None:
+def scores_path(output: Output, run_id: int, part: str = "val") -> Path:
     """`results_dir/scores_{run_id}.csv`; of the test part, `scores_test_{run_id}.csv`."""
     name = f"scores_{run_id}.csv" if part == "val" else f"scores_{part}_{run_id}.csv"
-    write_text(Path(output.results_dir) / name, table)
+    return Path(output.results_dir) / name
 
 
 def sweep(output: Output, run_id: int) -> None:

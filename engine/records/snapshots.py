@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from config import UserError
-from engine.files import sync_folder
+from engine.files import sync_folder, write_text
 from engine.records import checkpoint, format1
 from engine.records.writer import LatestWriter
 
@@ -44,7 +44,7 @@ class _Job:
     bundle: checkpoint.Staged | None
     epoch: int
     reason: str
-    path: Path  # what is being written
+    is_saved: bool = False  # `last.pt` is this one
 
 
 class Snapshots:
@@ -60,19 +60,21 @@ class Snapshots:
         run_uid: str,
         on_saved: Callable[[Path, int, str], None],
         on_failed: Callable[[Path, OSError], None],
-        publish_scores: Callable[[str], None],
+        scores_path: Path,
     ) -> None:
-        """The callbacks run on the writer's thread.
+        """The callbacks run on the writer's thread; the scores of `best_model.pt` are a CSV file.
 
         `on_saved` gets (path, epoch, reason); `on_failed` gets (path, error), once until a write
-        succeeds; `publish_scores` gets the table that belongs to the new `best_model.pt`.
+        succeeds.
         """
         self.folder, self.run_uid = folder, run_uid
         self.best_path = folder / "best_model.pt"
         self._last, self._previous = folder / "last.pt", folder / "previous.pt"
         self._on_saved, self._on_failed = on_saved, on_failed
-        self._publish_scores = publish_scores
+        self._scores_path = scores_path
         self._published: int | None = None  # the epoch of `best_model.pt`
+        self._scored: int | None = None  # the epoch of the scores
+        self._doing = self._last  # what is being written
         # Best epochs of the last two snapshots written: their bundles are kept.
         self._referred: deque[int | None] = deque(maxlen=2)
         self._writer = LatestWriter(self._attempt, _merge)
@@ -136,7 +138,7 @@ class Snapshots:
         try:
             self._publish(best, state["scores"])
         except OSError as error:  # tried again with the next snapshot
-            self._report(self.best_path, error)
+            self._report(error)
         return Loaded(state, warnings)
 
     def save(
@@ -148,22 +150,25 @@ class Snapshots:
         """
         staged = checkpoint.Staged({"snapshot": snapshot, "bundle": bundle})
         has_bundle = staged if bundle is not None else None
-        self._writer.submit(_Job(staged, has_bundle, epoch, reason, self._last))
+        self._writer.submit(_Job(staged, has_bundle, epoch, reason))
 
-    def finish(self, patience: float) -> bool:
-        """Write what waits, trying again for `patience` seconds; whether all is written.
+    def finish(self, patience: float) -> Path | None:
+        """Write what waits, trying again for `patience` seconds; what could not be written.
 
-        Where it is not, the best model may be all the same: see `has_best`.
+        The best model may be there all the same: see `has_best`.
         """
-        unwritten = self._writer.finish(patience)
-        if unwritten is not None and unwritten.bundle is None:
-            snapshot = unwritten.staged.state()["snapshot"]
+        job = self._writer.finish(patience)
+        if job is None:
+            return None
+        unwritten = self._doing
+        if job.bundle is None:
+            snapshot = job.staged.state()["snapshot"]
             with contextlib.suppress(OSError):
                 self._publish(snapshot["best_epoch"], snapshot["scores"])
-        return unwritten is None
+        return unwritten
 
     def has_best(self, epoch: int | None) -> bool:
-        """Whether `best_model.pt` and the scores are those of `epoch`."""
+        """Whether `best_model.pt` is the model of `epoch`."""
         return self._published == epoch
 
     def replace_best(self, bundle: dict[str, Any]) -> None:
@@ -212,7 +217,7 @@ class Snapshots:
         try:
             self._write(job)
         except OSError as error:
-            self._report(job.path, error)
+            self._report(error)
             return error
         self._troubled = False
         self._on_saved(self._last, job.epoch, job.reason)
@@ -221,15 +226,16 @@ class Snapshots:
     def _write(self, job: _Job) -> None:
         if job.bundle is not None:
             bundle = job.bundle.state()["bundle"]
-            job.path = self._hidden(bundle["epoch"])
-            checkpoint.save(bundle, job.path)
+            self._doing = self._hidden(bundle["epoch"])
+            checkpoint.save(bundle, self._doing)
             job.bundle = None
-        job.path = self._last
         snapshot = job.staged.state()["snapshot"]
-        checkpoint.save(snapshot, self._last, keep=self._previous)
         best = snapshot["best_epoch"]
-        self._referred.append(best)
-        job.path = self.best_path
+        if not job.is_saved:
+            self._doing = self._last
+            checkpoint.save(snapshot, self._last, keep=self._previous)
+            job.is_saved = True
+            self._referred.append(best)
         if self._publish(best, snapshot["scores"]):
             self._on_saved(self.best_path, best, "best")
         if len(self._referred) == 2:
@@ -239,18 +245,21 @@ class Snapshots:
 
     def _publish(self, epoch: int | None, scores: str | None) -> bool:
         """Make `best_model.pt` and the scores those of `epoch`; whether they were not yet."""
-        if epoch is None or epoch == self._published:
+        if epoch is None or epoch == self._scored:
             return False
+        self._doing = self.best_path
         _link(self._hidden(epoch), self.best_path)
-        if scores is not None:
-            self._publish_scores(scores)
         self._published = epoch
+        if scores is not None:
+            self._doing = self._scores_path
+            write_text(self._scores_path, scores)
+        self._scored = epoch
         return True
 
-    def _report(self, path: Path, error: OSError) -> None:
+    def _report(self, error: OSError) -> None:
         if not self._troubled:
             self._troubled = True
-            self._on_failed(path, error)
+            self._on_failed(self._doing, error)
 
     def _hidden(self, epoch: int) -> Path:
         return self.folder / f".best_{epoch:05d}.pt"

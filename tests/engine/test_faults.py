@@ -86,7 +86,7 @@ def in_folder(folder: Path, **settings: Any) -> Config:
         )
     }
     chosen = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
-    return ConfigManager.load(overrides=chosen | output, environ={})
+    return ConfigManager.load(overrides=output | chosen, environ={})
 
 
 def test_a_killed_loader_is_a_failure_that_can_be_resumed(dataset: Path, tmp_path: Path) -> None:
