@@ -16,7 +16,7 @@ from engine.data.zipped import list_zip, read_member
 
 __all__ = ["DatasetError", "Reader", "UnreadableFile", "list_files", "read_file"]
 
-MAX_FILE = 512 << 20  # bytes of one file, unpacked: it is held in memory
+MAX_FILE = 512_000_000  # bytes of one file, unpacked: it is held in memory
 SPECIAL = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",

@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 TABLE = "metadata.csv"
-MAX_TABLE = 256 << 20  # bytes, unpacked
+MAX_TABLE = 256_000_000  # bytes, unpacked
 MASKS = ("mask", "masks")  # folders of what is no image
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff"),
