@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from config import Config, UserError
-from engine.process import raise_file_limit
+from engine.limits import limit_reached, memory_note, raise_file_limit
 
 DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 DEMO_OVERRIDES = {
@@ -88,8 +88,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     file descriptors it is one message with a way out.
     """
     protect_streams()
-    raise_file_limit()
     try:
+        raise_file_limit()
+        if note := memory_note():
+            print(note, file=sys.stderr)
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -101,7 +103,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         reason = limit_reached(error)
         if reason is None:
             raise
-        print(f"error: {type(error).__name__}: {error}\n{reason}", file=sys.stderr)
+        print(f"error: {type(error).__name__}: {error}\ntry: {reason}", file=sys.stderr)
         code = FAULT
     leave(code)
 
@@ -178,16 +180,3 @@ def stop_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def limit_reached(error: BaseException) -> str | None:
-    """A way out where an error comes from a limit of this process; None for any other error."""
-    text = str(error)
-    if (isinstance(error, OSError) and error.errno in (23, 24)) or "Too many open files" in text:
-        return "try: raise the number of open files (ulimit -n 4096)"
-    memory = ("failed to map segment", "cannot allocate", "can't allocate", "not enough memory")
-    if isinstance(error, MemoryError) or any(words in text.lower() for words in memory):
-        return "try: raise the memory that this shell allows (ulimit -v unlimited)"
-    if "can't start new thread" in text:
-        return "try: raise what this shell allows (ulimit -u for threads, ulimit -v for memory)"
-    return None

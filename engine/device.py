@@ -128,3 +128,21 @@ def keep_freed_memory() -> None:
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)  # never
     mallopt(M_TOP_PAD, 64 << 20)  # bytes by which the heap grows at least
+
+
+def configure_cublas(deterministic: bool) -> list[tuple[str, str]]:
+    """Make cuBLAS deterministic where wanted; a remark (code, message) where it is too late.
+
+    cuBLAS reads the environment at its first use in a process.
+    """
+    if not deterministic or "CUBLAS_WORKSPACE_CONFIG" in os.environ:
+        return []
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    if not torch.cuda.is_initialized():
+        return []
+    message = (
+        "system.deterministic: this process used the GPU before, so cuBLAS may not be "
+        "deterministic, or may refuse to work; restart Python, or set "
+        "CUBLAS_WORKSPACE_CONFIG=:4096:8 before it is started"
+    )
+    return [("determinism_too_late", message)]

@@ -11,9 +11,8 @@ from pathlib import Path
 import torch
 
 from config import Config, ConfigManager, UserError
+from engine.limits import OUT_OF_MEMORY, limit_reached
 from engine.run import TrainingDiverged
-
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def describe_error(error: BaseException) -> str:
@@ -26,15 +25,16 @@ def hint_for(error: BaseException, config: Config, run_id: int | None) -> str | 
     text = str(error)
     if isinstance(error, TrainingDiverged):
         return "start a new run with a lower experiment.learning_rate or system.precision=fp32"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if limit := limit_reached(error):
+        return limit
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    if out_of_memory or any(words in text for words in OUT_OF_MEMORY):
         return memory_hint(config)
-    if any(words in text for words in OUT_OF_MEMORY):
-        return memory_hint(config)
+    if "CUBLAS_WORKSPACE_CONFIG" in text:
+        return "restart Python: system.deterministic came after the first use of the GPU"
     if "DataLoader worker" in text and run_id is not None:
         command = resume_command(run_id, config, "system.num_workers=0")
         return f"{command} continues the run without loader processes, which need memory, too"
-    if "can't start new thread" in text or "Too many open files" in text:
-        return "raise the limits of this shell (ulimit -u, ulimit -n, ulimit -v) and resume the run"
     return None
 
 

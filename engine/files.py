@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from config import UserError
+
 RETRY_EVERY = 0.5  # seconds
 FORMULA_SIGNS = ("=", "+", "-", "@")
 
@@ -56,6 +58,17 @@ def visible(text: str) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
     )
+
+
+def storable(dataset_path: str | Path) -> Path:
+    """The absolute path, links resolved. Raises UserError for one that the records cannot hold."""
+    try:
+        path = Path(dataset_path).resolve()
+        str(path).encode()
+    except ValueError as error:  # a null character, or bytes that are not UTF-8
+        shown = visible(os.fspath(dataset_path))
+        raise UserError(f"{shown}: this path is not UTF-8 text; rename it first") from error
+    return path
 
 
 def sync_folder(folder: Path) -> None:

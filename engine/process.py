@@ -1,4 +1,4 @@
-"""Processes: whether one still runs, by its pid and start time, and the limits of this one."""
+"""Whether a process still runs, by its pid and its start; lines on stderr that cannot fail."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from config import UserError
 from engine.files import visible
 
 ZOMBIE_STATES = ("Z", "X")
-FILES_NEEDED, FILES_WANTED = 64, 4096  # open at once: torch, the database, caches and loaders
 
 
 def started_at(pid: int) -> float | None:
@@ -36,26 +34,6 @@ def started_at(pid: int) -> float | None:
 def is_alive(pid: int | None, started: float | None) -> bool:
     """Whether that very process runs; a zombie does not."""
     return pid is not None and started is not None and started_at(pid) == started
-
-
-def raise_file_limit() -> None:
-    """Allow as many open files as a run can need. Raises UserError where too few are allowed."""
-    try:
-        import resource
-    except ImportError:
-        return  # not POSIX
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
-        return
-    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    if soft < FILES_NEEDED:
-        raise UserError(
-            f"only {soft} open files are allowed, and {FILES_NEEDED} are needed; raise the limit "
-            f"with ulimit -n {FILES_WANTED}"
-        )
 
 
 def say(text: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,8 +100,6 @@ def train(
     resume: bool = False,
 ) -> int:
     """Train under signal handlers: the first signal stops gracefully, a second one at once."""
-    if config.system.deterministic:  # cuBLAS reads it at its first call
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # torch takes seconds: --help should not wait for it
     from engine.failure import hint_for
     from engine.stop import StoppedEarly

@@ -17,10 +17,10 @@ from torch import nn
 from config import Config, ConfigManager, UserError
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
-from engine.device import resolve
+from engine.device import configure_cublas, resolve
 from engine.ending import end_run, figures_of
 from engine.failure import describe_error, hint_for, ignore_dead_loaders
-from engine.files import visible
+from engine.files import storable, visible
 from engine.model.resnet import build_model
 from engine.process import started_at
 from engine.records import results, spool
@@ -56,6 +56,7 @@ class CentralizedTrainer:
         self.run_id = run_id
         self._prepared: tuple[Path, Prepared] | None = None
         self._stop = StopRequest()
+        self._remarks = configure_cublas(self.config.system.deterministic)
 
     def stop(self, reason: str = "stop requested") -> None:
         """Finish the step, save, and end with `training_stopped`. Safe from any thread."""
@@ -91,7 +92,8 @@ class CentralizedTrainer:
     def _train(self, path: Path, resume: bool) -> dict[str, Any]:
         output = self.config.output
         database, results_dir = Path(output.database), Path(output.results_dir)
-        spool.replay(database, results_dir)
+        if database.exists():
+            spool.replay(database, results_dir)
         if self.run_id is None:
             self._prepare(path)  # bad data or weights leave no run behind
             network = self._network()
@@ -109,7 +111,7 @@ class CentralizedTrainer:
         run = None
         with EventQueue(sinks, self.run_id) as events:
             try:
-                for code, message in claim.remarks:
+                for code, message in (*claim.remarks, *self._remarks):
                     events.emit(RunWarning(code, message))
                 prepared = self._prepare(path)
                 run = Run(
@@ -228,17 +230,6 @@ class CentralizedTrainer:
             dataset_path=str(path),
             dataset_fingerprint=prepared.fingerprint,
         )
-
-
-def storable(dataset_path: str | Path) -> Path:
-    """The absolute path, links resolved. Raises UserError for one that the records cannot hold."""
-    try:
-        path = Path(dataset_path).resolve()
-        str(path).encode()
-    except ValueError as error:  # a null character, or bytes that are not UTF-8
-        shown = visible(os.fspath(dataset_path))
-        raise UserError(f"{shown}: this path is not UTF-8 text; rename it first") from error
-    return path
 
 
 def seed_everything(seed: int) -> None:

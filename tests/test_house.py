@@ -54,7 +54,7 @@ LEVELS = (
     ("model",),
     ("data",),
     ("metrics",),
-    ("device", "files", "process", "stop"),
+    ("device", "files", "limits", "process", "stop"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

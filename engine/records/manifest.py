@@ -14,6 +14,7 @@ import torch
 
 from config import Config
 from engine.device import Runtime, describe
+from engine.files import visible
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydicom")
 CODE = ("config", "engine")  # the packages whose code decides the figures
@@ -28,7 +29,7 @@ def build_manifest(
 ) -> dict[str, Any]:
     """JSON-able; `chosen` is what the `auto` settings of the loaders came to."""
     return {
-        "command": sys.argv,
+        "command": [visible(word) for word in sys.argv],
         "config": config.to_dict(),
         "dataset": {"path": str(dataset), "fingerprint": fingerprint},
         "code": code_version(),

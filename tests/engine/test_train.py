@@ -67,18 +67,18 @@ def query(folder: Path, text: str) -> list[tuple[object, ...]]:
         database.close()
 
 
-def epochs_told(folder: Path) -> int:
+def epochs_recorded(folder: Path) -> int:
     return len(query(folder, "SELECT 1 FROM run_metrics"))
 
 
 def wait_for_epoch(process: subprocess.Popen[str], folder: Path, before: int = 0) -> None:
-    """Until more than `before` epochs' rows stand in the database."""
+    """Until the database has more than `before` rows of epochs."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()[0]
         if (folder / "output" / "pneumoscope.db").exists():
             try:
-                if epochs_told(folder) > before:
+                if epochs_recorded(folder) > before:
                     return
             except sqlite3.OperationalError:
                 pass  # the tables are being made
@@ -136,7 +136,7 @@ def test_bad_data_is_a_mistake_and_leaves_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "output" / "pneumoscope.db").exists()
 
 
-def test_weights_that_cannot_be_had_are_a_mistake_and_leave_no_run(
+def test_weights_that_are_not_available_are_a_mistake_and_leave_no_run(
     dataset: Path, tmp_path: Path
 ) -> None:
     nowhere = {"https_proxy": "http://127.0.0.1:9", "TORCH_HOME": str(tmp_path / "torch")}
@@ -150,36 +150,49 @@ def test_weights_that_cannot_be_had_are_a_mistake_and_leave_no_run(
         check=False,
     )
     assert done.returncode == 2
-    told = done.stderr.splitlines()[-1]
-    assert told.startswith("error: the ImageNet weights of resnet50")
-    assert "model.weights=none" in told
-    assert "model.weights=PATH" in told
+    shown = done.stderr.splitlines()[-1]
+    assert shown.startswith("error: the ImageNet weights of resnet50")
+    assert "model.weights=none" in shown
+    assert "model.weights=PATH" in shown
     assert "failed" not in done.stdout
     assert not (tmp_path / "output" / "pneumoscope.db").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_the_run_goes_on(
-    dataset: Path, tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize(
+    ("first", "second"), [(signal.SIGINT, signal.SIGTERM), (signal.SIGHUP, signal.SIGQUIT)]
+)
+def test_a_signal_saves_and_the_run_is_resumed(
+    dataset: Path, tmp_path: Path, first: signal.Signals, second: signal.Signals
 ) -> None:
     process = start(["--dataset", dataset, "--epochs", "300", *SMALL], tmp_path)
     wait_for_epoch(process, tmp_path)
+    if first == signal.SIGHUP:
+        process.send_signal(first)  # a closing terminal sends one, and its shell another
+    stop(process, first)
+    assert ending(tmp_path) == ("stopped", "training_stopped")
+    before = epochs_recorded(tmp_path)
+    began = query(tmp_path, "SELECT started_at FROM run")
+
+    resumed = start(["--resume", "1"], tmp_path)
+    wait_for_epoch(resumed, tmp_path, before)
+    stop(resumed, second)
+    assert ending(tmp_path) == ("stopped", "training_stopped")
+    epochs = [row[0] for row in query(tmp_path, "SELECT epoch FROM run_metrics ORDER BY epoch")]
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert query(tmp_path, "SELECT started_at FROM run") == began
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert "Traceback" not in output
-    assert query(tmp_path, "SELECT status FROM run") == [("stopped",)]
-    last = "SELECT event FROM event ORDER BY event_id DESC LIMIT 1"
-    assert query(tmp_path, last) == [("training_stopped",)]
-    before = epochs_told(tmp_path)
 
-    going_on = start(["--resume", "1"], tmp_path)
-    wait_for_epoch(going_on, tmp_path, before)
-    going_on.send_signal(number)
-    output, _ = going_on.communicate(timeout=60)
-    assert going_on.returncode == 0, output
-    epochs = [row[0] for row in query(tmp_path, "SELECT epoch FROM run_metrics ORDER BY epoch")]
-    assert epochs == list(range(1, len(epochs) + 1))
+
+def ending(folder: Path) -> tuple[object, object]:
+    """The status of the run and the last event of the log."""
+    last = "SELECT event FROM event ORDER BY event_id DESC LIMIT 1"
+    return query(folder, "SELECT status FROM run")[0][0], query(folder, last)[0][0]
 
 
 def test_a_killed_run_leaves_a_readable_database_and_a_loadable_checkpoint(
@@ -190,8 +203,9 @@ def test_a_killed_run_leaves_a_readable_database_and_a_loadable_checkpoint(
     process.kill()
     process.communicate()
     assert query(tmp_path, "PRAGMA integrity_check") == [("ok",)]
-    state = checkpoint.load_last(tmp_path / "output" / "checkpoints" / "run_1")
-    assert state["state"]["epoch"] >= 1
+    folder = tmp_path / "output" / "checkpoints" / "run_1"
+    found = [checkpoint.load(path) for path in folder.glob("[lp]*.pt")]  # last, previous
+    assert max(state["state"]["epoch"] for state in found) >= 1
 
 
 def test_the_demo_learns_in_time(tmp_path: Path) -> None:
@@ -210,15 +224,15 @@ def test_the_demo_learns_in_time(tmp_path: Path) -> None:
     assert time.monotonic() - began < 180  # the demo's own bar is 90 s on an idle machine
 
 
-def test_a_demo_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_demo_is_resumed(tmp_path: Path) -> None:
     process = start(["--demo", "--epochs", "300"], tmp_path)
     wait_for_epoch(process, tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-    before = epochs_told(tmp_path)
-    going_on = start(["--resume", "1"], tmp_path)
-    wait_for_epoch(going_on, tmp_path, before)
-    going_on.send_signal(signal.SIGINT)
-    output, _ = going_on.communicate(timeout=60)
-    assert going_on.returncode == 0, output
+    before = epochs_recorded(tmp_path)
+    resumed = start(["--resume", "1"], tmp_path)
+    wait_for_epoch(resumed, tmp_path, before)
+    resumed.send_signal(signal.SIGINT)
+    output, _ = resumed.communicate(timeout=60)
+    assert resumed.returncode == 0, output
