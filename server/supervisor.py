@@ -12,6 +12,7 @@ from typing import Any
 
 from config import Config
 from engine.process import is_alive
+from engine.records import spool
 from engine.records.identity import has_snapshot
 from engine.records.liveness import is_running, this_host
 from engine.records.store import Store
@@ -78,7 +79,8 @@ class Supervisor:
         """Stop a queued or a live run; whether there was something to stop."""
         async with self._turn:
             reason = "cancelled before it began"
-            if await self._end(run_id, ("queued",), "stopped", stopped(reason)):
+            event = await self._stopped(run_id, reason)
+            if await self._end(run_id, ("queued",), "stopped", event):
                 return True
             await self._sync()
             worker, row = self._workers.get(run_id), await self._store.get_run(run_id)
@@ -112,6 +114,7 @@ class Supervisor:
             self._workers[run_id] = launcher.adopt(pid, started, self._slots, taken)
             log.info("run %d continues in process %d", run_id, pid)
         elif not is_running(run):
+            await self._recover(run_id)
             error = "its worker is gone (a crash, a restart of the machine); it can be resumed"
             if await self._end(run_id, LIVE, "interrupted", TrainingInterrupted(error), error):
                 log.warning("run %d was interrupted", run_id)
@@ -129,12 +132,12 @@ class Supervisor:
     async def _reap(self, run_id: int, worker: Worker) -> None:
         """A worker is gone. One that ended well has recorded it; for others it is done here."""
         event: TrainingStopped | TrainingFailed
+        await self._recover(run_id)
         cancel, error, code = self._cancels.get(run_id), None, worker.exit_code()
         if cancel is not None:
             grace = self._settings.cancel_grace
-            event = stopped(
-                f"cancelled; killed after {grace:g} s" if cancel.killed else "cancelled"
-            )
+            reason = f"cancelled; killed after {grace:g} s" if cancel.killed else "cancelled"
+            event = await self._stopped(run_id, reason)
         else:
             output = launcher.last_output(self._console(run_id))
             error = how_it_ended(code) + (f"; its last output:\n{output}" if output else "")
@@ -142,6 +145,17 @@ class Supervisor:
         status = "failed" if error else "stopped"
         if await self._end(run_id, LIVE, status, event, error, worker.pid):
             log.warning("run %d %s: %s", run_id, status, how_it_ended(code))
+
+    async def _recover(self, run_id: int) -> None:
+        """Record what a worker could not write into the database before it ended."""
+        row = await self._store.get_run(run_id)
+        if row is not None:
+            results = Path(self._output(row)["results_dir"])
+            await asyncio.to_thread(spool.replay, self._settings.database, results)
+
+    async def _stopped(self, run_id: int, reason: str) -> TrainingStopped:
+        """The end of a run that could not record it itself, with the figures of its epochs."""
+        return TrainingStopped(**await self._store.outcome(run_id), reason=reason)
 
     async def _kill_overdue(self) -> None:
         """Kill what was cancelled and did not end in its grace time."""
@@ -208,17 +222,3 @@ def output_of(row: dict[str, Any], config: Config) -> dict[str, Any]:
     stored = row["config"].get("output") if isinstance(row["config"], dict) else None
     ours = config.to_dict()["output"]
     return ours | stored if isinstance(stored, dict) else ours
-
-
-def stopped(reason: str) -> TrainingStopped:
-    """The end of a run that could not record it itself."""
-    figures = ("accuracy", "precision", "recall", "f1", "auroc", "specificity")
-    return TrainingStopped(
-        metrics={f"best_{name}": None for name in figures},
-        best_epoch=None,
-        total_epochs_run=0,
-        training_time=0.0,
-        early_stopped=False,
-        best_model_path=None,
-        reason=reason,
-    )

@@ -233,10 +233,11 @@ def _encoded(fields: Mapping[str, Any]) -> dict[str, Any]:
 def as_row(row: sqlite3.Row) -> Row:
     """A row as a dict, with its JSON columns read.
 
-    A column that is not JSON, of a row edited by hand, is None; a payload is always a mapping.
+    Of a row edited by hand, a column that is not JSON is None, and bytes are text; a payload is
+    always a mapping.
     """
     return {
-        key: _read(key, row[key]) if key in JSON_COLUMNS else row[key]
+        key: _read(key, row[key]) if key in JSON_COLUMNS else _plain(row[key])
         for key in row.keys()  # noqa: SIM118  a Row iterates over its values
     }
 
@@ -244,6 +245,10 @@ def as_row(row: sqlite3.Row) -> Row:
 def text_of(content: bytes) -> str:
     """How text of the database is read: one damaged name must not hide every other row."""
     return content.decode("utf-8", "replace")
+
+
+def _plain(value: Any) -> Any:
+    return text_of(value) if isinstance(value, bytes) else value
 
 
 def _read(key: str, text: Any) -> Any:

@@ -115,7 +115,7 @@ export async function runView(main, id) {
         drawLog();
       } else if (event.event === "checkpoint_saved") {
         if (event.reason === "best") load(); // scores and files of its own
-      } else if (ENDINGS.includes(event.event) || event.event === "training_started" || event.event === "warning") load();
+      } else if (ENDINGS.includes(event.event) || ["training_started", "training_resumed"].includes(event.event) || event.event === "warning") load();
     },
     async refresh() {
       if ((await get(`/runs/${id}`)).status !== run.status) await load();

@@ -17,6 +17,7 @@ import pytest
 
 from config import ConfigManager
 from engine.process import is_alive, started_at
+from engine.records import spool
 from engine.records.database import create_run_sync, now, update_run_sync
 from engine.records.store import Store
 from server import launcher
@@ -129,9 +130,14 @@ def test_one_that_does_not_end_is_killed_after_the_grace_time(folder: Path) -> N
         wait_until(lambda: len(metrics_epochs(server, run_id)) >= 2)
         os.kill(pid, signal.SIGSTOP)  # hears no SIGTERM
         server.post(f"/runs/{run_id}/cancel")
-        server.wait_for(run_id, "stopped")
+        run = server.wait_for(run_id, "stopped")
         last = server.get(f"/runs/{run_id}/events").json()["events"][-1]
         assert last["reason"] == "cancelled; killed after 1 s"
+        epochs = len(metrics_epochs(server, run_id))
+        assert last["total_epochs_run"] == run["total_epochs_run"] == epochs >= 2
+        assert last["best_epoch"] == run["best_epoch"] is not None
+        assert last["metrics"]["best_recall"] is not None
+        assert last["training_time"] == run["training_time"] > 0
         assert started_at(pid) is None
     finally:
         server.end()
@@ -286,6 +292,23 @@ def test_a_run_of_another_host_lives_by_its_heartbeat(server: Server) -> None:
     assert server.post(f"/runs/{run_id}/resume").status_code == 409
     last = server.get(f"/runs/{lost}/events").json()["events"][-1]
     assert last["event"] == "training_interrupted"
+
+
+def test_what_a_worker_could_not_write_is_recorded_before_its_end_is_judged(
+    server: Server,
+) -> None:
+    run_id = server.write_run("in_progress", run_uid="ab", pid=os.getpid(), pid_started_at=1.0)
+    payload = {"metrics": {}, "best_epoch": 1, "total_epochs_run": 3, "training_time": 9.0}
+    payload |= {"early_stopped": False, "best_model_path": None}
+    at = "2026-01-01T00:00:00.000+00:00"
+    server.stop()
+    update_run_sync(server.database, run_id, status="in_progress", heartbeat_at=at)
+    spool.keep(
+        server.folder / "output" / "results", run_id, "ab", [(at, "training_complete", payload)]
+    )
+    server.start()
+    run = server.wait_for(run_id, "completed", "interrupted")
+    assert (run["status"], run["total_epochs_run"]) == ("completed", 3)
 
 
 def add_epoch(server: Server, run_id: int) -> None:
