@@ -160,6 +160,9 @@ class Output:
     results_dir: str = _key("output/results", "str", "folder of the results")
     database: str = _key("output/pneumoscope.db", "str", "the SQLite database")
     cache_dir: str = _key("output/cache", "str", "folder of the decode cache")
+    allow_network_database: bool = _key(
+        False, "bool", "accept a database on NFS, Lustre and the like, used by one machine alone"
+    )
     keep_snapshots: bool = _key(
         False, "bool", "keep last.pt and previous.pt of a completed run, which nothing resumes"
     )

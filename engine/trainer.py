@@ -27,6 +27,7 @@ from engine.records import results, spool
 from engine.records.claim import Claim, claim_stored
 from engine.records.database import create_run_sync, get_run_sync, metrics_sync, update_run_sync
 from engine.records.figures import figures_so_far
+from engine.records.location import check_local
 from engine.records.manifest import build_manifest
 from engine.run import Run
 from engine.stop import StoppedEarly, StopRequest, graceful_interrupt
@@ -35,6 +36,7 @@ from engine.stream.queue import EventQueue, Sink
 from engine.stream.sinks.console import ConsoleSink, preparation_bar
 from engine.stream.sinks.database import DatabaseSink
 from engine.stream.sinks.files import FilesSink
+from engine.stream.system import SystemSampler
 
 
 class CentralizedTrainer:
@@ -92,6 +94,7 @@ class CentralizedTrainer:
     def _train(self, path: Path, resume: bool) -> dict[str, Any]:
         output = self.config.output
         database, results_dir = Path(output.database), Path(output.results_dir)
+        check_local(database, output.allow_network_database)
         if database.exists():
             spool.replay(database, results_dir)
         if self.run_id is None:
@@ -105,11 +108,12 @@ class CentralizedTrainer:
         sinks: list[Sink] = [
             # First: who learns of an event from the database finds it in the files.
             FilesSink(results_dir, Path(output.log_dir)),
-            DatabaseSink(database, results_dir),
+            DatabaseSink(database, results_dir, claim.run_uid),
             ConsoleSink(),
         ]
         run = None
-        with EventQueue(sinks, self.run_id) as events:
+        folder = Path(output.checkpoint_dir)
+        with EventQueue(sinks, self.run_id) as events, SystemSampler(events.emit, folder) as system:
             try:
                 for code, message in (*claim.remarks, *self._remarks):
                     events.emit(RunWarning(code, message))
@@ -124,6 +128,8 @@ class CentralizedTrainer:
                     events.emit,
                     self._stop,
                 )
+                if run.runtime.device.type == "cuda":
+                    system.gpu = run.runtime.device.index or 0
                 self._record(path, prepared, run)
                 with run.snapshots:
                     outcome = end_run(run, run.train(claim.resumes))

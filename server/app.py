@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,6 +15,8 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from engine.records import spool
+from engine.records.location import check_local
 from engine.records.store import Store
 from server import errors
 from server.background import keep_running
@@ -54,8 +57,13 @@ ROUTES = [
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The ASGI application. Raises UserError where it would be open to others without a token."""
+    """The ASGI application. Raises UserError where it would be open to others without a token,
+
+    or where the database is on a network file system.
+    """
     check_exposure(settings)
+    output = settings.config.output
+    check_local(settings.database, output.allow_network_database)
     gate = Gate(settings)
 
     @contextlib.asynccontextmanager
@@ -66,6 +74,7 @@ def create_app(settings: Settings) -> Starlette:
                 await stack.enter_async_context(await Store.open(settings.database, BUSY_SECONDS))
                 for _ in range(3)
             ]
+            await asyncio.to_thread(spool.replay, settings.database, Path(output.results_dir))
             datasets.clear_unfinished(settings.upload_dir)
             hub, supervisor = Hub(log), Supervisor(writer, settings)
             await hub.start()

@@ -68,7 +68,7 @@ export async function compareView(main, ids) {
     since,
     onEvent(event) {
       const run = runs.find((one) => one.run_id === event.run_id);
-      if (!run || event.event === "training_progress") return;
+      if (!run || ["training_progress", "system_metrics"].includes(event.event)) return;
       if (event.event === "training_metrics_update") {
         run.metrics = [...run.metrics.filter((row) => row.epoch !== event.epoch), event].sort((a, b) => a.epoch - b.epoch);
         if (event.is_best) run.best_epoch = event.epoch;

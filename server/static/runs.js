@@ -94,7 +94,7 @@ export async function runsView(main) {
       if (run && event.event === "training_progress") {
         run.progress = event;
         draw();
-      } else {
+      } else if (event.event !== "system_metrics") {
         clearTimeout(load.soon);
         load.soon = setTimeout(load, 150);
       }

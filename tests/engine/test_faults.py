@@ -23,6 +23,7 @@ from engine import run
 from engine.data.phantoms import write_demo_dataset
 from engine.failure import memory_hint
 from engine.records import checkpoint
+from engine.records.log import TRANSIENT
 from engine.stream import queue
 from engine.trainer import CentralizedTrainer
 
@@ -165,7 +166,7 @@ def test_a_clock_that_steps_back_changes_nothing(
 
 def lasting(names: Iterable[str]) -> list[str]:
     """Without progress, and without checkpoints, which another thread tells of when it is done."""
-    return [name for name in names if name not in ("training_progress", "checkpoint_saved")]
+    return [name for name in names if name not in (*TRANSIENT, "checkpoint_saved")]
 
 
 def test_a_second_sigterm_ends_at_once_and_nothing_is_lost(dataset: Path, tmp_path: Path) -> None:

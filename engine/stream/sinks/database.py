@@ -34,6 +34,7 @@ class DatabaseSink:
         self,
         path: Path,
         results_dir: Path | None = None,  # for what cannot be written; None: beside the database
+        run_uid: str | None = None,  # None: as the database has it
         *,
         busy_seconds: float = 5.0,  # that one statement waits for a lock
         retry_seconds: float = 5.0,  # between two attempts in trouble
@@ -46,7 +47,7 @@ class DatabaseSink:
         self._not_before = 0.0  # monotonic time of the next attempt; 0 out of trouble
         self._writing = asyncio.Lock()  # an event and the heartbeat may come together
         self._store: Store | None = None
-        self._run_uid: str | None = None
+        self._run_uid = run_uid
         self._heart: asyncio.Task[None] | None = None
 
     async def open(self, run_id: int) -> None:
