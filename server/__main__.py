@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from config import ConfigManager, UserError
 from engine.cli import set_values
+from engine.records.store import Store
 from server.app import create_app
 from server.demo import queue_demo
 from server.protocols import SPARE, Connections
@@ -33,8 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = settings_of(options)
         app = create_app(settings)
         listener = listen(settings)
-        if options.demo:
-            asyncio.run(queue_demo(settings))
+        asyncio.run(prepare(settings, options.demo))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -44,6 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     server = uvicorn.Server(uvicorn_config(app, options.log_level))
     server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+async def prepare(settings: Settings, demo: bool) -> None:
+    """Open the database once. Raises UserError where it cannot be used."""
+    async with await Store.open(settings.database):
+        pass
+    if demo:
+        await queue_demo(settings)
 
 
 def parser() -> argparse.ArgumentParser:

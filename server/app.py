@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from config import UserError
 from engine.records import spool
 from engine.records.location import check_local
 from engine.records.store import Store
@@ -107,6 +109,9 @@ def create_app(settings: Settings) -> Starlette:
         exception_handlers={
             errors.ApiError: errors.on_api_error,
             HTTPException: errors.on_http_error,
+            sqlite3.Error: errors.on_trouble,
+            OSError: errors.on_trouble,
+            UserError: errors.on_trouble,
             Exception: errors.on_fault,
         },
     )

@@ -25,6 +25,7 @@ STATUSES = (
     *("queued", "preparing", "in_progress", "completed", "stopped", "failed", "interrupted"),
 )
 NAME_LENGTH, DESCRIPTION_LENGTH, PATH_LENGTH = 200, 10_000, 4096
+KEY_LENGTH = 100  # characters of a key that an answer repeats; no known key is longer
 START_KEYS = ("run_name", "run_description", "dataset_path", "dataset_id", "config_overrides")
 
 
@@ -71,7 +72,7 @@ async def read_start(request: Request, settings: Settings, store: Store) -> Star
         try:
             require_known(key, list(START_KEYS), "key", "the body")
         except ConfigError as error:
-            raise ApiError(422, str(error), field=key) from error
+            raise ApiError(422, str(error), field=key[:KEY_LENGTH]) from error
     name = _text(body, "run_name", NAME_LENGTH)
     if not name.strip() or not name.isprintable():
         raise ApiError(422, "run_name must be a line of printable text", field="run_name")
@@ -89,6 +90,13 @@ def read_config(overrides: Any, settings: Settings) -> Config:
     overrides = {} if overrides is None else overrides
     if not isinstance(overrides, dict):
         raise ApiError(422, "config_overrides must be an object", field="config_overrides")
+    keys = sum(len(value) if isinstance(value, dict) else 1 for value in overrides.values())
+    if keys > 2 * len(RULES):  # no need to look at each: some are unknown, or given twice
+        raise ApiError(
+            422,
+            f"config_overrides has {keys} keys; there are {len(RULES)}",
+            field="config_overrides",
+        )
     flat: dict[str, Any] = {}
     for key, value in overrides.items():
         if key in SECTIONS and isinstance(value, dict):
@@ -97,9 +105,9 @@ def read_config(overrides: Any, settings: Settings) -> Config:
             flat[key] = value
     values = settings.config.to_dict()
     for key, value in flat.items():
-        field = f"config_overrides.{key}"
+        field = f"config_overrides.{key[:KEY_LENGTH]}"
         if key.startswith("output."):
-            raise ApiError(403, f"{key} belongs to the server", field=field)
+            raise ApiError(403, f"{key[:KEY_LENGTH]} belongs to the server", field=field)
         try:
             require_known(key, list(RULES), "key", "config_overrides")
             value = check(key, value, "config_overrides")

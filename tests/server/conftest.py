@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +19,13 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import ASGIApp
 from websockets.sync.client import connect
 
 from engine.data.phantoms import write_demo_dataset
 from engine.records.database import create_run_sync
+from server.__main__ import uvicorn_config
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
@@ -189,6 +195,21 @@ def wait_until(
     while not true():
         assert time.monotonic() < deadline, f"not within {seconds:g} s: {state()}"
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def serving(app: ASGIApp, **limits: int) -> Iterator[int]:
+    """The port of a server with our protocols in a thread of this process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn_config(app, "warning", **limits))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started, 60)
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 @pytest.fixture(scope="session")

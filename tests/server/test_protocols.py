@@ -11,21 +11,18 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from server import __main__ as command
 from server import protocols
-from server.__main__ import uvicorn_config
 
-from .conftest import wait_until
+from .conftest import serving, wait_until
 
 GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -69,21 +66,6 @@ APP = Starlette(
         WebSocketRoute("/flood", flood),
     ]
 )
-
-
-@contextlib.contextmanager
-def serving(app: ASGIApp, **limits: int) -> Iterator[int]:
-    """The port of a server with our protocols in a thread of this process."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn_config(app, "warning", **limits))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        wait_until(lambda: server.started, 60)
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture
