@@ -8,8 +8,8 @@ from config import Config
 from config.rules import Rule
 from config.schema import RULES
 from engine.records.log import METRIC_COLUMNS
+from server.artifacts import ARTIFACTS
 from server.parsing import STATUSES
-from server.routes.runs import ARTIFACTS
 
 Schema = dict[str, Any]
 

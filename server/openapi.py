@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from config import Config
+from server.artifacts import ARTIFACTS
 from server.components import (
     NUMBER,
     OBJECT,
@@ -22,7 +23,6 @@ from server.parsing import (
     STATUSES,
 )
 from server.routes.datasets import NAME
-from server.routes.runs import ARTIFACTS
 
 RUN_ID: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
@@ -235,6 +235,7 @@ def _operation(
         answers = answers | {404: answers.get(404) or _error("no such run")}
     always = {400: _error("malformed"), 401: _error("no token"), 403: _error("from elsewhere")}
     always |= {429: _error("too many wrong tokens")}
+    always |= {503: _error("the database is locked: Retry-After"), 507: _error("a full disk")}
     return {
         "summary": summary,
         "parameters": parameters,

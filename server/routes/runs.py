@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,10 +10,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from config import Config, UserError
+from config import Config
 from engine.files import jsonable
 from engine.records.identity import has_snapshot, run_folder
 from engine.records.liveness import host_name, is_running, this_host
+from server.artifacts import artifacts, delete_files, existing, read_json
 from server.download import Download
 from server.errors import ApiError
 from server.hub import encode_all
@@ -30,19 +29,6 @@ COSTS = (
     *("system.batch_size", "system.precision", "system.compile", "system.deterministic"),
     *("system.device", "model.backbone", "model.freeze_epochs", "data.image_size"),
 )
-ARTIFACTS = {
-    "checkpoint": ("checkpoints", "best_model.pt"),
-    "last": ("checkpoints", "last.pt"),
-    "csv": ("results", "metrics_{}.csv"),
-    "json": ("results", "metrics_{}.json"),
-    "result": ("results", "result_{}.json"),
-    "scores": ("results", "scores_{}.csv"),
-    "scores_test": ("results", "scores_test_{}.csv"),
-    "validation": ("results", "validation_{}.json"),
-    "manifest": ("results", "manifest_{}.json"),
-    "log": ("logs", "run_{}.log"),
-    "console": ("logs", "run_{}.console.log"),
-}
 
 
 async def start_run(request: Request) -> Response:
@@ -54,16 +40,13 @@ async def start_run(request: Request) -> Response:
         # Inside: an upload that replaces the data set deletes its file in a transaction, too.
         if not await run_in_threadpool(wanted.dataset.exists):
             raise ApiError(409, "the data set has been replaced or deleted", field="dataset_id")
-        try:
-            run_id = await state.writer.create_run(
-                run_name=wanted.run_name,
-                run_description=wanted.run_description,
-                config=wanted.config.absolute().to_dict(),
-                dataset_path=str(wanted.dataset),
-                status="queued",
-            )
-        except UserError as error:  # its folders cannot be made
-            raise ApiError(507, str(error)) from error
+        run_id = await state.writer.create_run(
+            run_name=wanted.run_name,
+            run_description=wanted.run_description,
+            config=wanted.config.absolute().to_dict(),
+            dataset_path=str(wanted.dataset),
+            status="queued",
+        )
     await state.supervisor.look()
     running = state.supervisor.is_running(run_id)
     return JSONResponse(
@@ -107,13 +90,13 @@ async def show_run(request: Request) -> Response:
     run_id = row["run_id"]
     progress = await store.progress([run_id])
     files = artifacts(row, request.state.settings.config)
-    existing = await run_in_threadpool(_existing, files, run_id)
-    result = await run_in_threadpool(_read_json, files["result"])
+    found = await run_in_threadpool(existing, files, run_id)
+    result = await run_in_threadpool(read_json, files["result"])
     row = _readable({key: value for key, value in row.items() if not key.startswith("pid")})
     more = {
         "progress": _progress(progress.get(run_id)),
         "result": result,
-        "artifacts": existing,
+        "artifacts": found,
         "last_event_id": last_event_id,
     }
     return JSONResponse(jsonable(row | more))
@@ -180,7 +163,7 @@ async def delete_run(request: Request) -> Response:
         deleted = await state.writer.delete_run(row["run_id"], ENDED)
     if not deleted:
         await _conflict(request, "only a run that has ended can be deleted")
-    await run_in_threadpool(_delete_files, row, state.settings.config)
+    await run_in_threadpool(delete_files, row, state.settings.config)
     await drop_unused(state, row["dataset_path"])
     return Response(status_code=204)
 
@@ -201,20 +184,6 @@ async def artifact(request: Request) -> Response:
         )
     except (FileNotFoundError, NotADirectoryError):
         raise ApiError(404, f"run {run_id} has no {name} yet", field="name") from None
-
-
-def artifacts(row: dict[str, Any], config: Config) -> dict[str, Path]:
-    """Every file that a run can leave, by the name it has in its route."""
-    output = output_of(row, config)
-    folders = {
-        "checkpoints": run_folder(output, row["run_id"]),
-        "results": Path(output["results_dir"]),
-        "logs": Path(output["log_dir"]),
-    }
-    return {
-        name: folders[folder] / file.format(row["run_id"])
-        for name, (folder, file) in ARTIFACTS.items()
-    }
 
 
 async def estimated_duration(store: Any, dataset: Path, config: Config) -> float | None:
@@ -266,30 +235,8 @@ def _progress(event: dict[str, Any] | None) -> dict[str, Any] | None:
     return event["payload"] | {"at": event["at"]}
 
 
-def _existing(files: dict[str, Path], run_id: int) -> list[dict[str, Any]]:
-    found = []
-    for name, path in files.items():
-        if path.is_file():
-            url = f"/runs/{run_id}/artifacts/{name}"
-            found.append({"name": name, "bytes": path.stat().st_size, "url": url})
-    return found
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
 async def _lost_snapshots(state: Any, row: dict[str, Any]) -> bool:
     """Whether a run has trained and left nothing to resume from."""
     trained = bool(await state.store.metrics(row["run_id"]))
     output = output_of(row, state.settings.config)
     return trained and not await run_in_threadpool(has_snapshot, output, row["run_id"])
-
-
-def _delete_files(row: dict[str, Any], config: Config) -> None:
-    for path in artifacts(row, config).values():
-        path.unlink(missing_ok=True)
-    shutil.rmtree(run_folder(output_of(row, config), row["run_id"]), ignore_errors=True)

@@ -1,0 +1,65 @@
+"""The files that a run leaves: where they are, which of them exist."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from config import Config
+from engine.records.identity import run_folder
+from server.supervisor import output_of
+
+ARTIFACTS = {
+    "checkpoint": ("checkpoints", "best_model.pt"),
+    "last": ("checkpoints", "last.pt"),
+    "csv": ("results", "metrics_{}.csv"),
+    "json": ("results", "metrics_{}.json"),
+    "result": ("results", "result_{}.json"),
+    "scores": ("results", "scores_{}.csv"),
+    "scores_test": ("results", "scores_test_{}.csv"),
+    "validation": ("results", "validation_{}.json"),
+    "manifest": ("results", "manifest_{}.json"),
+    "log": ("logs", "run_{}.log"),
+    "console": ("logs", "run_{}.console.log"),
+}
+
+
+def artifacts(row: dict[str, Any], config: Config) -> dict[str, Path]:
+    """Every file that a run can leave, by the name it has in its route."""
+    output = output_of(row, config)
+    folders = {
+        "checkpoints": run_folder(output, row["run_id"]),
+        "results": Path(output["results_dir"]),
+        "logs": Path(output["log_dir"]),
+    }
+    return {
+        name: folders[folder] / file.format(row["run_id"])
+        for name, (folder, file) in ARTIFACTS.items()
+    }
+
+
+def existing(files: dict[str, Path], run_id: int) -> list[dict[str, Any]]:
+    """Name, size and address of each file that there is."""
+    found = []
+    for name, path in files.items():
+        if path.is_file():
+            url = f"/runs/{run_id}/artifacts/{name}"
+            found.append({"name": name, "bytes": path.stat().st_size, "url": url})
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; None where there is none, or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def delete_files(row: dict[str, Any], config: Config) -> None:
+    """Remove all that a run has left."""
+    for path in artifacts(row, config).values():
+        path.unlink(missing_ok=True)
+    shutil.rmtree(run_folder(output_of(row, config), row["run_id"]), ignore_errors=True)
