@@ -53,13 +53,6 @@ def write_demo_dataset(
 
 def draw(build: Build, ill: bool, size: int, rng: np.random.Generator) -> np.ndarray:
     """One image, uint8 [size, size]: dark lungs in bright tissue, ribs, perhaps an opacity."""
-    return draw_marked(build, ill, size, rng)[0]
-
-
-def draw_marked(
-    build: Build, ill: bool, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """An image as `draw` makes it, and what the opacity added: float64 [size, size], 0 or more."""
     y, x = np.mgrid[0:size, 0:size] / size
     x = x + rng.normal(0, 0.015)  # nobody stands twice in the same place
     y = y + rng.normal(0, 0.015)
@@ -74,11 +67,11 @@ def draw_marked(
         0.1 * lungs * (np.sin((y * build.ribs + 0.35 * x + build.rib_phase) * 2 * np.pi) > 0.55)
     )
     image += 0.25 * np.exp(-(((x - 0.5) / 0.045) ** 2))  # spine and heart's shadow
-    opacity = _opacity(build, x, y, rng) * lungs if ill else np.zeros((size, size))
-    image += opacity
+    if ill:
+        image += _opacity(build, x, y, rng) * lungs
     image += rng.normal(0, 0.03, image.shape)
     image = image * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02)  # exposure
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8), opacity
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
 def new_build(rng: np.random.Generator) -> Build:

@@ -1,50 +1,30 @@
-"""Grad-CAM: the heat lies on what makes an image positive, and depends on the weights."""
+"""Grad-CAM: the maps depend on the weights, are fine enough to point, and change nothing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from config.schema import Model
 from engine import load_model
 from engine.data.decode import resize
-from engine.data.phantoms import draw_marked, new_build
+from engine.data.phantoms import draw, new_build
 from engine.inference.gradcam import heat_maps, stage_for
 from engine.model.resnet import build_model
 
 from ..conftest import DemoRun
 
 
-def ill_images(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 and float [N, S, S]: images with an opacity, and what it added."""
+def ill_images(count: int, size: int) -> np.ndarray:
+    """uint8 [N, S, S]: phantoms with an opacity."""
     rng = np.random.default_rng(11)
-    images, opacities = [], []
-    for _ in range(count):
-        pixels, opacity = draw_marked(new_build(rng), True, 96, rng)
-        images.append(resize(pixels, size))
-        small = Image.fromarray(opacity.astype(np.float32)).resize((size, size))
-        opacities.append(np.asarray(small))
-    return np.stack(images), np.stack(opacities)
-
-
-def test_the_hottest_place_lies_on_the_opacity(demo_run: DemoRun) -> None:
-    model = load_model(demo_run.bundle, device="cpu")
-    images, opacities = ill_images(60, model.image_size)
-    called = model.scores(images) >= model.threshold
-    assert called.mean() > 0.8
-    hits = [
-        opacity.flat[int(model.heat_map(image).argmax())] >= 0.25 * opacity.max()
-        for image, opacity, positive in zip(images, opacities, called, strict=True)
-        if positive
-    ]
-    assert np.mean(hits) >= 0.9  # the pointing game; the opacity covers a twentieth of the image
+    return np.stack([resize(draw(new_build(rng), True, 96, rng), size) for _ in range(count)])
 
 
 def test_random_weights_change_the_maps(demo_run: DemoRun) -> None:
     model = load_model(demo_run.bundle, device="cpu")
-    images, _ = ill_images(16, model.image_size)
+    images = ill_images(16, model.image_size)
     assert model.heat_map_check(images) < 0.5
 
 
