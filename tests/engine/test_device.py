@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from engine.device import configure_cublas
 
 ROOT = Path(__file__).parents[2]
 FAULTS = """
@@ -37,3 +41,16 @@ def test_on_a_cpu_freed_memory_is_used_again() -> None:
     if by_default < 10_000:
         pytest.skip("this C library keeps freed memory by itself")
     assert page_faults(told=True) < by_default / 100
+
+
+def test_determinism_is_prepared_before_the_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    assert configure_cublas(deterministic=False) == []
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    assert configure_cublas(deterministic=True) == []
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)  # no GPU is needed to ask
+    ((code, message),) = configure_cublas(deterministic=True)
+    assert code == "determinism_too_late"
+    assert "restart Python" in message

@@ -49,8 +49,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begin(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen[str]:
     chosen = SMALL | {key.replace("__", "."): value for key, value in settings.items()}
     sets = [word for key, value in chosen.items() for word in ("--set", f"{key}={value}")]
+    return start(folder, [*arguments, *sets])
+
+
+def start(folder: Path, words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "engine.train", *arguments, *sets],
+        [sys.executable, "-m", "engine.train", *words],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -104,7 +108,10 @@ def test_a_killed_loader_is_a_failure_that_can_be_resumed(dataset: Path, tmp_pat
     assert status == "failed"
     assert "worker" in error
     seen = len(epochs(tmp_path))
-    again = begin(tmp_path, "--resume", "1")
+    advice = output[output.index("try: python -m engine.train ") :].splitlines()[0]
+    words = advice.partition(" continues")[0].split()[4:]
+    assert words == ["--resume", "1", "--set", "system.num_workers=0"]
+    again = start(tmp_path, words)
     wait_until(lambda: len(epochs(tmp_path)) > seen)
     again.terminate()
     again.communicate(timeout=60)

@@ -86,9 +86,9 @@ def test_a_run_leaves_everything_and_all_of_it_agrees(dataset: Path, tmp_path: P
     assert row["best_epoch"] == results["best_epoch"]
     assert row["best_model_path"] == results["best_model_path"]
 
-    told = rows(config, f"SELECT * FROM run_metrics WHERE run_id = {run_id} ORDER BY epoch")
-    assert [r["epoch"] for r in told] == [1, 2]
-    kept = told[results["best_epoch"] - 1]
+    recorded = rows(config, f"SELECT * FROM run_metrics WHERE run_id = {run_id} ORDER BY epoch")
+    assert [r["epoch"] for r in recorded] == [1, 2]
+    kept = recorded[results["best_epoch"] - 1]
     for name in ("accuracy", "precision", "recall", "f1", "auroc", "specificity"):
         value = results[f"best_{name}"]
         expected = None if value is None or np.isnan(value) else pytest.approx(value)
@@ -146,7 +146,7 @@ def test_workers_change_nothing(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("freeze_epochs", [0, 1])
-def test_a_stopped_run_goes_on_exactly(
+def test_a_stopped_run_is_resumed_exactly(
     dataset: Path, tmp_path: Path, freeze_epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small(tmp_path, experiment__epochs=3, model__freeze_epochs=freeze_epochs)
@@ -183,7 +183,7 @@ def test_a_stopped_run_goes_on_exactly(
     ]
 
 
-def test_other_data_cannot_go_on_with_a_run(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_is_not_resumed_with_other_data(dataset: Path, tmp_path: Path) -> None:
     config = small(tmp_path)
     trainer = CentralizedTrainer(config=config, run_name="a")
     trainer.prepare_data(dataset)
@@ -309,8 +309,8 @@ def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Pat
             tmp_path, system__num_workers=workers, output__cache_dir=str(tmp_path / f"c{workers}")
         )
         result = CentralizedTrainer(config, f"{workers} workers").train(dataset)
-        told = rows(config, f"SELECT * FROM run_metrics WHERE run_id = {result['run_id']}")
-        figures = [(row["train_loss"], row["val_loss"], row["val_auroc"]) for row in told]
+        recorded = rows(config, f"SELECT * FROM run_metrics WHERE run_id = {result['run_id']}")
+        figures = [(row["train_loss"], row["val_loss"], row["val_auroc"]) for row in recorded]
         found.add((final_weights(config, result["run_id"]), *figures))
     assert len(found) == 1
 
@@ -333,8 +333,8 @@ def test_a_run_is_reproduced_and_what_differs_is_named(
     assert "reproduced exactly" in capsys.readouterr().out
     other = write_demo_dataset(tmp_path / "other.zip", images=60, patients=30, size=48, seed=4)
     assert reproduce(1, other, base) == 1
-    told = capsys.readouterr().out
-    assert "differs: dataset.fingerprint" in told
-    assert "epoch 1: train_loss" in told
+    printed = capsys.readouterr().out
+    assert "differs: dataset.fingerprint" in printed
+    assert "epoch 1: train_loss" in printed
     with pytest.raises(UserError, match="no run 77"):
         reproduce(77, None, base)
