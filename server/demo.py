@@ -34,13 +34,14 @@ async def queue_demo(settings: Settings) -> None:
         await store.put_dataset(dataset.stem, str(dataset), None, found["report"])
         for name, epochs, enough in ((FINISHED, SHORT, "completed"), (WATCHED, LONG, "queued")):
             if not await store.list_runs((enough, "queued", *LIVE), name):
-                await store.create_run(
-                    run_name=name,
-                    run_description="synthetic images, made by python -m server --demo",
-                    config=demo_config(settings, epochs),
-                    dataset_path=str(dataset),
-                    status="queued",
-                )
+                async with store.transaction():
+                    await store.create_run(
+                        run_name=name,
+                        run_description="synthetic images, made by python -m server --demo",
+                        config=demo_config(settings, epochs),
+                        dataset_path=str(dataset),
+                        status="queued",
+                    )
 
 
 def demo_dataset(settings: Settings) -> Path:

@@ -45,9 +45,11 @@ def now() -> str:
 def create_run_sync(path: Path, **fields: Any) -> int:
     """A new run; its id. Works inside a running event loop too."""
     with connect(path, check=True) as database:
+        database.execute("BEGIN IMMEDIATE")  # one process at a time takes a number
         last = database.execute(LAST_RUN_ID).fetchone()[0]
         with numbered(fields, last) as (statement, values):
             cursor = database.execute(statement, values)
+            database.execute("COMMIT")
     assert cursor.lastrowid is not None
     return cursor.lastrowid
 

@@ -8,7 +8,9 @@ its uid in its folder of checkpoints.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,25 +94,61 @@ def mark(row: Mapping[str, Any], output: Output) -> None:
 
 
 def _take(output: Output, run_id: int, run_uid: str) -> bool:
+    _remove_remains(output, run_id)
     folder, marker = run_folder(output, run_id), _marker(output, run_id, run_uid)
-    if folder.exists() or _files(output, run_id):
+    if _files(output, run_id):
+        return False
+    if not _place(folder, marker, run_uid):
         return False
     made: list[Path] = []
     try:
-        folder.mkdir()
-        made.append(folder)
         for path in (_log(output, run_id), _manifest(output, run_id)):
             path.touch(exist_ok=False)
             made.append(path)
         _manifest(output, run_id).write_text(marker, encoding="utf-8")
-        write_text(folder / MARKER, marker)
     except OSError as error:
-        for path in reversed(made):
-            path.rmdir() if path == folder else path.unlink()
+        for path in (*made, folder / MARKER):
+            path.unlink(missing_ok=True)
+        folder.rmdir()
         if isinstance(error, FileExistsError):
-            return False  # another process was quicker
+            return False  # another run's
         raise
     return True
+
+
+def _place(folder: Path, marker: str, run_uid: str) -> bool:
+    """Make a folder that has its marker from the first moment; False where it exists already."""
+    draft = folder.with_name(f".{folder.name}.{run_uid}.tmp")
+    draft.mkdir()
+    try:
+        (draft / MARKER).write_text(marker, encoding="utf-8")
+        draft.rename(folder)  # fails where there is anything in `folder`
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            return False
+        raise
+    return True
+
+
+def _remove_remains(output: Output, run_id: int) -> None:
+    """What a process left that was killed before its database had the run: marker, empty log.
+
+    The number is above all that this database ever gave, and one process at a time creates a run
+    in it: so the marker belongs to no run where it names this database and nothing has been added.
+    """
+    folder = run_folder(output, run_id)
+    marker, log, manifest = folder / MARKER, _log(output, run_id), _manifest(output, run_id)
+    with contextlib.suppress(OSError, ValueError):
+        text = marker.read_text(encoding="utf-8")
+        untouched = (
+            json.loads(text)["database"] == output.get("database")
+            and [path.name for path in folder.iterdir()] == [MARKER]
+            and (not log.exists() or log.stat().st_size == 0)
+            and (not manifest.exists() or manifest.read_text(encoding="utf-8") in ("", text))
+        )
+        if untouched:
+            release(output, run_id)
 
 
 def _files(output: Output, run_id: int) -> list[Path]:

@@ -84,7 +84,7 @@ class Store:
     # runs
 
     async def create_run(self, **fields: Any) -> int:
-        """A new run; its id, a number under which no other run has files."""
+        """A new run; its id, a number under which no other run has files. Within `transaction`."""
         async with self._db.execute(LAST_RUN_ID) as found:
             row = await found.fetchone()
         assert row is not None

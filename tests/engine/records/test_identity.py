@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ def test_a_new_run_takes_a_number_whose_files_are_free(tmp_path: Path) -> None:
     row = get_run_sync(tmp_path / "pneumoscope.db", 1)
     assert row is not None
     assert marker(tmp_path, 1)["run_uid"] == row["run_uid"]
+    (tmp_path / "checkpoints" / "run_1" / "last.pt").touch()
     # The database is moved away, as the program advises for a damaged one.
     (tmp_path / "pneumoscope.db").rename(tmp_path / "old.db")
     assert create(tmp_path) == 2
@@ -49,6 +54,34 @@ def test_a_new_run_takes_a_number_whose_files_are_free(tmp_path: Path) -> None:
     (tmp_path / "logs" / "run_5.log").touch()
     assert create(tmp_path) == 6
     assert create(tmp_path) == 7
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from engine.records import database
+from tests.engine.records.test_identity import create
+
+def die(fields):
+    os.kill(os.getpid(), 9)
+
+database.insert_run = die  # after the number has been taken, before the database has the run
+create(Path(sys.argv[1]))
+"""
+
+
+def test_a_number_taken_by_a_killed_process_is_free_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    root = Path(__file__).parents[3]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, cwd=root, env=environment, check=False)
+    assert done.returncode == -9
+    assert (tmp_path / "checkpoints" / "run_1" / MARKER).exists()
+    assert create(tmp_path) == 1
+    row = get_run_sync(tmp_path / "pneumoscope.db", 1)
+    assert row is not None
+    assert marker(tmp_path, 1)["run_uid"] == row["run_uid"]
+    assert create(tmp_path, "other.db") == 2
 
 
 def _create_some(folder: Path, database: str, count: int) -> list[int]:
@@ -68,9 +101,8 @@ async def _create_in_store(folder: Path) -> int:
 
 
 def test_the_server_s_runs_take_free_numbers_too(tmp_path: Path) -> None:
-    import asyncio
-
     (tmp_path / "checkpoints" / "run_1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "run_1" / "best_model.pt").touch()
     assert asyncio.run(_create_in_store(tmp_path)) == 2
     assert marker(tmp_path, 2)["run_id"] == 2
 
