@@ -14,7 +14,7 @@ from config import UserError
 from config.schema import System
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-COMPILE_PAYS_AFTER = 3000  # steps; compiling takes a minute or two, a step gains some ten percent
+COMPILE_PAYS_AFTER = 50_000  # steps; compiling takes minutes, a step gains some ten percent
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Runtime:
     memory_format: torch.memory_format
     compile: bool
     pin_memory: bool
+
+    @property
+    def non_blocking(self) -> bool:
+        """Whether copies to the device may be left to it: elsewhere they are not ordered."""
+        return self.device.type == "cuda"
 
     @property
     def precision(self) -> str:
@@ -46,11 +51,17 @@ class Runtime:
         return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype == torch.float16)
 
 
-def resolve(system: System, planned_steps: int) -> Runtime:
-    """Choose for this machine. Raises UserError for a device or precision it does not have."""
+def resolve(system: System, planned_steps: int = 0, freezes: bool = False) -> Runtime:
+    """Choose for this machine, and set the process up for it.
+
+    Raises UserError for a device or precision it does not have. `freezes`: the layers that are
+    trained change from epoch to epoch, and each change would be another graph to compile.
+    """
     device = _device(system.device)
-    _set_flags(device, system.deterministic)
-    pays = device.type == "cuda" and planned_steps >= COMPILE_PAYS_AFTER
+    _set_flags(device, system)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams and events are those of the current device
+    pays = device.type == "cuda" and planned_steps >= COMPILE_PAYS_AFTER and not freezes
     return Runtime(
         device=device,
         autocast_dtype=_autocast_dtype(system.precision, device),
@@ -72,7 +83,7 @@ def describe(device: torch.device) -> str:
 def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     device = torch.device(name)
     if device.type == "cuda":
@@ -81,6 +92,8 @@ def _device(name: str) -> torch.device:
             raise UserError(
                 f"system.device: {name} is not here ({count} CUDA devices found); use auto or cpu"
             )
+        if device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("system.device: mps is not available on this machine; use auto or cpu")
     return device
@@ -104,13 +117,16 @@ def _cpu_has_bf16() -> bool:
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _set_flags(device: torch.device, deterministic: bool) -> None:
-    torch.use_deterministic_algorithms(deterministic)
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic and device.type == "cuda":
+def _set_flags(device: torch.device, system: System) -> None:
+    torch.use_deterministic_algorithms(system.deterministic)
+    torch.backends.cudnn.benchmark = not system.deterministic
+    if system.deterministic and device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first cuBLAS call
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 for what stays in fp32
+        # fp32 is fp32; beside bf16 or fp16, TF32 is precise enough for what is left in fp32.
+        tf32 = system.precision != "fp32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = tf32
     if device.type == "cpu":
         keep_freed_memory()
 

@@ -71,7 +71,8 @@ def reproduce(run_id: int, dataset: Path | None, base: Config) -> int:
         with stop_on_signals(trainer.stop):
             found = trainer.prepare_data(path)
             steps = math.ceil(sum(found["counts"]["train"].values()) / config.system.batch_size)
-            runtime = resolve(config.system, steps * config.experiment.epochs)
+            freezes = config.model.freeze_epochs > 0
+            runtime = resolve(config.system, steps * config.experiment.epochs, freezes)
             now = build_manifest(config, path, found["fingerprint"], runtime, {})
             for line in differences(row["manifest"], now):
                 print(f"differs: {line}")

@@ -59,9 +59,11 @@ class Run:
         self.run_id, self.run_uid, self.run_name = run_id, run_uid, run_name
         self.config, self.data, self.emit, self.stop = config, data, emit, stop
         steps = math.ceil(len(data.split.train) / config.system.batch_size)
-        self.runtime = device.resolve(config.system, steps * config.experiment.epochs)
+        freezes = config.model.freeze_epochs > 0
+        self.runtime = device.resolve(config.system, steps * config.experiment.epochs, freezes)
         self.loaders = make_loaders(config, data, self.runtime)
         self.learner = Learner(network, config, self.runtime)
+        self.runtime = dataclasses.replace(self.runtime, compile=self.learner.is_compiled)
         self.selection = Selection(config.experiment)
         self.history = History(emit)
         self.snapshots = Snapshots(
@@ -133,7 +135,7 @@ class Run:
         table = table.to(self.runtime.device)
         try:
             return train_one_epoch(
-                self.learner.model,
+                self.learner.step_model,
                 self.loaders.train,
                 self.loaders.train_batches.sizes(),
                 lambda batch: training_inputs(batch, table, self.runtime, seed, settings),
@@ -248,6 +250,8 @@ class Run:
                 dataset=self.data.report["counts"],
             )
         )
+        for code, message in self.learner.warnings:
+            self.emit(RunWarning(code=code, message=message))
 
     def _warn(self) -> None:
         """Of what is unusual in the data; a resumed run has these warnings in its log already."""

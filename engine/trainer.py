@@ -201,7 +201,7 @@ class CentralizedTrainer:
 
     def _network(self) -> nn.Module:
         """The seeded start of the training. Raises UserError for a device or weights not there."""
-        resolve(self.config.system, planned_steps=1)
+        resolve(self.config.system)
         seed_everything(self.config.system.seed)
         return build_model(self.config.model, self.config.experiment.dropout_rate)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,3 +39,40 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` are skipped where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU"))
+
+
+@pytest.fixture
+def operations() -> Callable[[Callable[[], object]], list[str]]:
+    """Names of the torch operations of a call, without those that only make another view."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    views = ("view", "unsqueeze", "slice", "select", "unbind", "expand", "empty", "detach")
+    names: list[str] = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            name = str(function).removeprefix("aten.")
+            if not name.startswith(views):
+                names.append(name)
+            return function(*args, **(kwargs or {}))
+
+    def count(call: Callable[[], object]) -> list[str]:
+        with Counting():
+            call()
+        return names
+
+    return count

@@ -26,14 +26,14 @@ def training_inputs(
 
     `parameters` are the epoch's, of all records (`augment.epoch_parameters`), on that device.
     """
-    images = batch.images.to(runtime.device, non_blocking=runtime.pin_memory)
-    index = batch.indices.to(runtime.device, non_blocking=runtime.pin_memory)
+    images = batch.images.to(runtime.device, non_blocking=runtime.non_blocking)
+    index = batch.indices.to(runtime.device, non_blocking=runtime.non_blocking)
     return normalise(augment(to_float(images), parameters[index], seed, settings))
 
 
 def evaluation_inputs(images: torch.Tensor, runtime: Runtime) -> torch.Tensor:
     """uint8 [B, 1, S, S] -> inputs as they are, float32 [B, 3, S, S] on the runtime's device."""
-    return normalise(to_float(images.to(runtime.device, non_blocking=runtime.pin_memory)))
+    return normalise(to_float(images.to(runtime.device, non_blocking=runtime.non_blocking)))
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ import json
 import math
 from typing import Any
 
+import torch
+
 
 def snapshot(old: dict[str, Any], run_uid: str) -> dict[str, Any]:
     """A snapshot from one of format 1, which names no run: it is taken as one of `run_uid`.
@@ -33,9 +35,17 @@ def snapshot(old: dict[str, Any], run_uid: str) -> dict[str, Any]:
         },
         "history": json.dumps([[name, _event(fields)] for name, fields in old["story"]]),
         "random": old["random"],
-        "state": {name: old[name] for name in ("epoch", "step", "sums", "seconds")},
+        "state": _state(old),
         **{name: old[name] for name in ("training_time", "config", "fingerprint")},
     }
+
+
+def _state(old: dict[str, Any]) -> dict[str, Any]:
+    """The sums held the images seen, which are a number of the host now."""
+    state = {name: old[name] for name in ("epoch", "step", "seconds")}
+    loss, correct, images, _ = old["sums"].tolist()
+    sums = torch.tensor([loss, correct, old["step"], 0], dtype=torch.float64)
+    return {**state, "sums": sums, "images": int(images)}
 
 
 def _event(fields: dict[str, Any]) -> dict[str, Any]:

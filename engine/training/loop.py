@@ -12,9 +12,10 @@ from torch import nn
 
 from engine.data.dataset import Batch
 from engine.device import Runtime
-from engine.training.progress import Emit, EpochState, Meter, add_batch, finite_sums
+from engine.training.progress import LOSS, Emit, EpochState, Meter, add_batch, finite_sums
 from engine.training.recipe import criterion
 
+Forward = Callable[[torch.Tensor], torch.Tensor]  # inputs -> logits [B, 2]
 ToInput = Callable[[Batch], torch.Tensor]  # uint8 batch -> float inputs [B, 3, S, S] on the device
 
 
@@ -42,7 +43,7 @@ class EvalFigures:
 
 
 def train_one_epoch(
-    model: nn.Module,
+    model: Forward,
     loader: Iterable[Batch],
     sizes: Sequence[int],
     to_input: ToInput,
@@ -64,16 +65,16 @@ def train_one_epoch(
     `should_stop` are called between optimizer steps only. Raises NonFiniteLoss.
     """
     device, steps = runtime.device, len(sizes)
-    state.sums = state.sums.to(device)
+    state.move_to(device)
     trainable = [p for group in optimizer.param_groups for p in group["params"]]
-    meter = Meter(emit, "train", state.epoch, steps, state.step)
+    meter = Meter(emit, "train", steps, state)
     started = time.perf_counter() - state.seconds
     stopped = False
     for batch in loader:
         state.step += 1
         first = (state.step - 1) // accumulate * accumulate  # batches before this gradient group
         group_images = sum(sizes[first : first + accumulate])
-        labels = batch.labels.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=runtime.non_blocking)
         inputs = to_input(batch)  # in float32: bf16 has too few bits for geometry
         with runtime.autocast():
             logits = model(inputs)
@@ -94,9 +95,10 @@ def train_one_epoch(
             if state.step < steps and should_stop():
                 stopped = True
                 break
-    loss, correct, seen = finite_sums(state)  # the only wait for the device in the epoch
+    loss, correct = finite_sums(state)  # the only wait for the device in the epoch
+    seen = state.images
     state.seconds = time.perf_counter() - started
-    return TrainFigures(loss / seen, correct / seen, int(seen), state.seconds, stopped)
+    return TrainFigures(loss / seen, correct / seen, seen, state.seconds, stopped)
 
 
 @torch.inference_mode()
@@ -115,15 +117,15 @@ def evaluate_epoch(
     started = time.perf_counter()
     model.eval()
     state = EpochState(epoch)
-    state.sums = state.sums.to(runtime.device)
-    meter = Meter(emit, "validate", epoch, steps)
+    state.move_to(runtime.device)
+    meter = Meter(emit, "validate", steps, state)
     all_logits: list[torch.Tensor] = []
     all_labels: list[torch.Tensor] = []
     all_index: list[torch.Tensor] = []
     stopped = False
     for batch in loader:
         state.step += 1
-        labels = batch.labels.to(runtime.device, non_blocking=True)
+        labels = batch.labels.to(runtime.device, non_blocking=runtime.non_blocking)
         inputs = to_input(batch)
         with runtime.autocast():
             logits = model(inputs).float()
@@ -136,10 +138,9 @@ def evaluate_epoch(
         if should_stop():
             stopped = True
             break
-    logits = torch.cat(all_logits).double().cpu()
-    total, _, seen, _ = state.sums.tolist()
+    logits = torch.cat(all_logits).cpu().double()  # in this order: MPS has no float64
     return EvalFigures(
-        loss=total / seen,
+        loss=state.sums[LOSS].item() / state.images,
         scores=logits.softmax(dim=1)[:, 1].numpy(),
         labels=torch.cat(all_labels).cpu().numpy(),
         index=torch.cat(all_index).cpu().numpy(),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
 from engine.stream.events import Event, TrainingProgress
 
 PROGRESS_EVERY = 0.25  # seconds
-LOSS, CORRECT, SEEN, BAD_STEP = range(4)  # the columns of EpochState.sums
+# The columns of EpochState.sums. The total of the losses stays infinite or NaN once it is; so the
+# first step with a bad loss is the one after FINITE. REST is what rounding took from LOSS so far.
+LOSS, CORRECT, FINITE, REST = range(4)
 
 Emit = Callable[[Event], None]
 
@@ -26,75 +30,111 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass
 class EpochState:
-    """What a checkpoint must hold to go on in the middle of an epoch."""
+    """What a snapshot must hold to continue in the middle of an epoch."""
 
     epoch: int  # 1-based
     step: int = 0  # batches done
-    # float64 [4] on the device: sum of losses, correct, images seen, first step with a bad loss
+    # [4] on the device, of `sums_dtype`: sum of losses, correct images, steps with a finite total
+    # and the rounding error of the sum of losses (float32 only)
     sums: torch.Tensor = field(default_factory=lambda: torch.zeros(4, dtype=torch.float64))
-    seconds: float = 0.0  # spent in this epoch before this process took it up
+    seconds: float = 0.0  # spent in this epoch before this process continued it
+    images: int = 0  # seen
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the sums on `device` from now on."""
+        self.sums = self.sums.to(device, sums_dtype(device))
 
 
-def finite_sums(state: EpochState) -> tuple[float, float, float]:
-    """Loss sum, correct and seen, after waiting for the device. Raises NonFiniteLoss."""
-    loss, correct, seen, bad_step = state.sums.tolist()
-    if bad_step:
-        raise NonFiniteLoss(int(bad_step))
-    return loss, correct, max(seen, 1.0)
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """float64, but on MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def finite_sums(state: EpochState) -> tuple[float, float]:
+    """Loss sum and correct images, after waiting for the device. Raises NonFiniteLoss."""
+    sums = state.sums.tolist()
+    _require_finite(sums, state.step)
+    return sums[LOSS], sums[CORRECT]
 
 
 def add_batch(state: EpochState, losses: torch.Tensor, correct: torch.Tensor) -> None:
-    """Add a batch to the running sums on the device; remember the first step with a bad loss."""
-    total = losses.sum(dtype=torch.float64)
-    new_bad = (~total.isfinite()) & (state.sums[BAD_STEP] == 0)
-    state.sums[LOSS] += total
-    state.sums[CORRECT] += correct.sum()
-    state.sums[SEEN] += len(losses)
-    state.sums[BAD_STEP] += new_bad * state.step
+    """Add a batch's losses, float32 [B], and hits, bool [B], to the running sums."""
+    sums = state.sums
+    totals = torch.stack((losses, correct.to(losses.dtype))).sum(dim=1, dtype=sums.dtype)
+    if sums.dtype == torch.float32:  # Kahan's summation: the error stays that of one addition
+        totals[LOSS] -= sums[REST]
+        before = sums[LOSS].clone()
+        sums[:FINITE] += totals
+        sums[REST] = (sums[LOSS] - before) - totals[LOSS]
+    else:
+        sums[:FINITE] += totals
+    sums[FINITE] += sums[LOSS] < math.inf
+    state.images += len(losses)
+
+
+class _Copy(NamedTuple):
+    """Sums on their way to the host, and how far the epoch was when they were asked for."""
+
+    sums: torch.Tensor
+    step: int
+    images: int
+    arrived: torch.cuda.Event | None  # None where they are there
 
 
 class Meter:
-    """Tells progress at most four times a second, without ever waiting for the device."""
+    """Reports progress at most four times a second, without ever waiting for a GPU."""
 
-    def __init__(self, emit: Emit, phase: str, epoch: int, steps: int, done: int = 0) -> None:
-        self._emit, self._phase, self._epoch, self._steps = emit, phase, epoch, steps
-        self._first, self._began = done, time.perf_counter()
+    def __init__(self, emit: Emit, phase: str, steps: int, state: EpochState) -> None:
+        self._emit, self._phase, self._epoch, self._steps = emit, phase, state.epoch, steps
+        self._first_step, self._first_image = state.step, state.images
+        self._began = time.perf_counter()
         self._next = self._began + PROGRESS_EVERY
-        self._copy: torch.Tensor | None = None  # the sums on their way to the host
-        self._arrived: torch.cuda.Event | None = None
+        self._copy: _Copy | None = None
 
     def tick(self, state: EpochState) -> None:
-        """Read the sums that have arrived, emit them, and ask for the next. May raise."""
-        now = time.perf_counter()
-        if now < self._next:
-            return
-        if self._copy is not None and (self._arrived is None or self._arrived.query()):
-            self._tell(self._copy.tolist(), state.step, now)
-            self._copy = None
-            self._next = now + PROGRESS_EVERY
-        if self._copy is None:
-            self._copy = state.sums.to("cpu", non_blocking=True, copy=True)
-            if state.sums.is_cuda:
-                self._arrived = torch.cuda.Event()
-                self._arrived.record()
-            else:
-                self._tell(self._copy.tolist(), state.step, now)
-                self._copy, self._next = None, now + PROGRESS_EVERY
+        """Ask for the sums when a report is due; emit those that have arrived.
 
-    def _tell(self, sums: list[float], step: int, now: float) -> None:
-        if sums[BAD_STEP] and self._phase == "train":
-            raise NonFiniteLoss(int(sums[BAD_STEP]))
+        Raises NonFiniteLoss while training.
+        """
+        now = time.perf_counter()
+        if self._copy is None:
+            if now < self._next:
+                return
+            self._copy = _copy_of(state)
+        if self._copy.arrived is None or self._copy.arrived.query():
+            self._report(self._copy, now)
+            self._copy, self._next = None, now + PROGRESS_EVERY
+
+    def _report(self, copy: _Copy, now: float) -> None:
+        sums = copy.sums.tolist()
+        if self._phase == "train":
+            _require_finite(sums, copy.step)
         seconds = now - self._began
-        done = step - self._first
-        per_step = sums[SEEN] / step
+        done = copy.step - self._first_step
         self._emit(
             TrainingProgress(
                 phase=self._phase,
                 epoch=self._epoch,
-                step=step,
+                step=copy.step,
                 steps=self._steps,
-                loss=sums[LOSS] / max(sums[SEEN], 1.0),
-                images_per_second=done * per_step / seconds,
-                eta_seconds=(self._steps - step) * seconds / done,
+                loss=sums[LOSS] / max(copy.images, 1),
+                images_per_second=(copy.images - self._first_image) / seconds,
+                eta_seconds=(self._steps - copy.step) * seconds / done,
             )
         )
+
+
+def _copy_of(state: EpochState) -> _Copy:
+    """On a GPU the copy is made when the device gets there; elsewhere it is made at once."""
+    sums, on_gpu = state.sums, state.sums.is_cuda
+    copy = sums.to("cpu", non_blocking=on_gpu, copy=True)
+    arrived = None
+    if on_gpu:
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(sums.device))
+    return _Copy(copy, state.step, state.images, arrived)
+
+
+def _require_finite(sums: list[float], step: int) -> None:
+    if sums[FINITE] < step:
+        raise NonFiniteLoss(int(sums[FINITE]) + 1)
