@@ -41,7 +41,11 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="FILE", help="where to write; its ending chooses the format"
     )
     command.add_argument("--format", choices=FORMATS, help="default: by --out's ending, else csv")
-    command.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    point = command.add_mutually_exclusive_group()
+    point.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    point.add_argument(
+        "--operating-point", metavar="RULE", help="of the model's, such as 'specificity>=0.90'"
+    )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     command.add_argument("--batch-size", type=int, default=32, metavar="N")
     command.add_argument(
@@ -60,7 +64,10 @@ def predict(options: argparse.Namespace) -> int:
     from engine.inference.predictor import load_model  # torch takes seconds: not for --help
 
     model = load_model(options.model, device=options.device)
-    threshold = model.threshold if options.threshold is None else options.threshold
+    if options.operating_point is not None:
+        threshold = model.threshold_of(options.operating_point)
+    else:
+        threshold = model.threshold if options.threshold is None else options.threshold
     heat_maps = None
     if options.explain is not None:
         from engine.inference.explain import HeatMaps

@@ -195,7 +195,9 @@ class Run:
             names = [self.data.names[i] for i in best.index]
             self.kept_scores = results.scores_table(names, best.labels, best.scores)
             epoch, summary = self.state.epoch - 1, self.selection.best_summary
-            content = bundle.of_epoch(self.bundle, learner["model"], epoch, summary, best.scores)
+            content = bundle.of_epoch(
+                self.bundle, learner["model"], epoch, summary, best.scores, best.labels
+            )
         snapshot = {
             "run_uid": self.run_uid,
             "best_epoch": self.selection.best_epoch,

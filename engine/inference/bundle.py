@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from config import Config, UserError
 from engine.data.cache.entry import PREPROCESSING
 from engine.data.inputs import MEAN, STD
 from engine.data.prepare import Prepared
+from engine.metrics import summary
+from engine.metrics.operating import DEFAULT_RULES, RuleNotMet, choose_threshold, parse_rule
 from engine.records import checkpoint
 from engine.records.manifest import code_version, package_versions
 
@@ -21,6 +24,7 @@ KEYS = {  # beside `format`
     *("data_fingerprint", "config", "versions"),
 }
 OPERATING_FIGURES = ("recall", "specificity", "precision", "accuracy", "f1")
+DEFAULT_POINT = "default_0.5"
 SAMPLED = 1000  # training images that the pixel statistics are taken from
 SCORE_BINS = 20  # of the histogram of validation scores over 0..1
 
@@ -46,8 +50,12 @@ def of_epoch(
     epoch: int,
     figures: dict[str, Any],
     scores: np.ndarray,
+    labels: np.ndarray,
 ) -> dict[str, Any]:
-    """The content of one epoch's bundle: `figures` and `scores` [N] are of the validation part."""
+    """The content of one epoch's bundle.
+
+    `figures`, `scores` [N] and `labels` [N] are of the validation part, `figures` at 0.5.
+    """
     population = {
         **common["training_population"],
         "val_scores": np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
@@ -58,7 +66,8 @@ def of_epoch(
         "weights": weights,
         "epoch": epoch,
         "metrics": {"val": figures},
-        **_operating_points(figures),
+        "operating_points": _operating_points(scores, labels),
+        "default_operating_point": DEFAULT_POINT,
     }
 
 
@@ -106,18 +115,24 @@ def preprocessing(
     ]
 
 
-def _operating_points(figures: dict[str, Any]) -> dict[str, Any]:
+def _operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Any]]:
+    """A threshold for each rule that the validation part can satisfy, with its figures there."""
+    points = {}
+    for text in DEFAULT_RULES:
+        with contextlib.suppress(RuleNotMet):
+            threshold = choose_threshold(parse_rule(text), scores, labels)
+            points[text] = _point(text, summary(scores, labels, threshold))
+    return points
+
+
+def _point(rule: str, figures: dict[str, Any]) -> dict[str, Any]:
     chosen = {name: figures[name] for name in OPERATING_FIGURES}
     known = {k: v for k, v in figures.get("intervals", {}).items() if k in OPERATING_FIGURES}
-    point = {
+    return {
         "threshold": figures.get("threshold", 0.5),
-        "rule": "fixed at 0.5",
+        "rule": rule,
         "part": "val",
         "figures": {**chosen, "intervals": known},
-    }
-    return {
-        "operating_points": {"default_0.5": point},
-        "default_operating_point": "default_0.5",
     }
 
 
@@ -148,7 +163,8 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
         "label_names": old["label_names"],
         "temperature": None,
         "metrics": {"val": old["metrics"]},
-        **_operating_points(old["metrics"]),
+        "operating_points": {DEFAULT_POINT: _point(DEFAULT_POINT, old["metrics"])},
+        "default_operating_point": DEFAULT_POINT,
         "training_population": None,
         "data_fingerprint": None,
         "config": old["config"],

@@ -72,8 +72,16 @@ class Predictor:
         self._network.to(memory_format=self._runtime.memory_format)
         self.bundle = {key: value for key, value in content.items() if key != "weights"}
         self.label_names: list[str] = content["label_names"]
-        point = content["operating_points"][content["default_operating_point"]]
-        self.threshold = float(point["threshold"])
+        self.threshold = self.threshold_of(content["default_operating_point"])
+
+    def threshold_of(self, operating_point: str) -> float:
+        """The threshold that a rule chose on the validation part. Raises UserError."""
+        points = self.bundle["operating_points"]
+        if operating_point not in points:
+            raise UserError(
+                f"the model has no operating point {operating_point!r}; it has {', '.join(points)}"
+            )
+        return float(points[operating_point]["threshold"])
 
     def predict(
         self, paths: str | Path | Iterable[str | Path], batch_size: int = 32

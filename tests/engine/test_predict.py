@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from config import UserError
+from engine import load_model
 from engine.predict import main
 
 from .conftest import DemoRun
@@ -85,3 +86,17 @@ def test_mistakes_are_said_in_words(
         return
     with pytest.raises(UserError, match=words):
         main([str(demo_run.bundle), *given])
+
+
+def test_an_operating_point_chooses_the_threshold(
+    demo_run: DemoRun, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    arguments = [str(demo_run.bundle), str(images), "--out", str(out), "--operating-point"]
+    main([*arguments, "sensitivity>=0.95"])
+    found = {row["threshold"] for row in json.loads(out.read_text())}
+    kept = load_model(demo_run.bundle).bundle["operating_points"]
+    assert found == {kept["sensitivity>=0.95"]["threshold"]}
+    assert kept["sensitivity>=0.95"]["figures"]["recall"] >= 0.95
+    with pytest.raises(UserError, match="no operating point 'best'"):
+        main([*arguments, "best"])

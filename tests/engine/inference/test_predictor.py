@@ -91,7 +91,7 @@ def test_a_bad_file_has_an_error_and_the_rest_is_scored(run: Any, tmp_path: Path
 
 def test_a_dicom_file_is_scored_as_its_pixels_are(run: Any, tmp_path: Path) -> None:
     pytest.importorskip("pydicom")
-    from ..data.test_decode import dicom
+    from ..data.test_dicom import dicom
 
     _, results, _ = run
     (tmp_path / "a.dcm").write_bytes(dicom(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)))
