@@ -50,8 +50,8 @@ def test_the_test_part_is_scored_once_with_the_kept_weights(
         assert stored[name] == pytest.approx(expected[name]) == results["test"][name]
         assert stored["intervals"][name] == pytest.approx(expected["intervals"][name])
     assert len(table) == stored["count"] == results["test"]["count"] > 0
-    told = query(tmp_path, "SELECT payload FROM event WHERE event = 'training_complete'")
-    assert json.loads(told[0][0])["test"]["recall"] == pytest.approx(stored["recall"])
+    logged = query(tmp_path, "SELECT payload FROM event WHERE event = 'training_complete'")
+    assert json.loads(logged[0][0])["test"]["recall"] == pytest.approx(stored["recall"])
     assert f"on the test part: accuracy {stored['accuracy']:.4f} (" in capsys.readouterr().out
 
 
@@ -73,7 +73,7 @@ def test_a_completed_run_keeps_its_model_and_nothing_to_resume(
     assert (folder / "last.pt").exists()
     done = CentralizedTrainer(config, "done", run_id=1).train(dataset, resume=True)
     assert done["status"] == "completed"
-    assert [path.name for path in folder.iterdir()] == ["best_model.pt"]
+    assert {path.name for path in folder.iterdir()} == {"best_model.pt", "run.json"}
     assert checkpoint.load(folder / "best_model.pt")["epoch"] == done["best_epoch"]
 
 

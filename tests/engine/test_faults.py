@@ -27,7 +27,7 @@ from engine.records.log import TRANSIENT
 from engine.stream import queue
 from engine.trainer import CentralizedTrainer
 
-from .conftest import ROOT, query
+from .conftest import ROOT, fill, query
 
 SMALL = {
     "system.precision": "fp32",
@@ -142,10 +142,46 @@ def test_too_little_memory_names_the_batch_size_to_try(
     with pytest.raises(torch.OutOfMemoryError):
         CentralizedTrainer(in_folder(tmp_path, experiment__accumulate=3), "large").train(dataset)
     ((payload,),) = query(tmp_path, "SELECT payload FROM event WHERE event = 'training_failed'")
-    told = json.loads(payload)
-    assert "out of memory" in told["error"]
-    assert "system.batch_size=8 and experiment.accumulate=6" in told["hint"]
+    failed = json.loads(payload)
+    assert "out of memory" in failed["error"]
+    assert "system.batch_size=8 and experiment.accumulate=6" in failed["hint"]
     assert "data.image_size" in memory_hint(in_folder(tmp_path, system__batch_size=1))
+
+
+LEFT = (0, 20_000, 300_000, 4_000_000, 60_000_000, 120_000_000)  # bytes; a snapshot has 134 MB
+
+
+@pytest.mark.parametrize(
+    ("left", "seconds"),
+    [(300_000, 2), *(pytest.param(left, 8, marks=pytest.mark.long) for left in LEFT)],
+)
+def test_a_disk_that_is_full_for_a_while_costs_nothing(
+    dataset: Path, small_disk: Callable[[int], Path], left: int, seconds: float
+) -> None:
+    """Database, files, snapshots and log are all on that disk."""
+    disk = small_disk(700 << 20)
+    process = begin(disk, "--dataset", str(dataset), "--epochs", "500")
+    wait_until(lambda: len(epochs(disk)) >= 2)
+    filler = fill(disk, left)
+    time.sleep(seconds)  # the fault's duration, not a wait for something
+    assert process.poll() is None
+    seen = len(epochs(disk))
+    filler.unlink()
+    wait_until(lambda: len(epochs(disk)) > seen + 1)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert epochs(disk) == list(range(1, len(epochs(disk)) + 1))
+    text = "SELECT json_extract(payload, '$.code') FROM event WHERE event = 'warning'"
+    codes = [code for (code,) in query(disk, text)]
+    assert codes.count("checkpoint_failed") == 1, output
+    ((status, best_epoch),) = query(disk, "SELECT status, best_epoch FROM run")
+    assert status == "stopped"
+    folder = disk / "output" / "checkpoints" / "run_1"
+    assert checkpoint.load(folder / "best_model.pt")["epoch"] == best_epoch
+    assert checkpoint.load(folder / "last.pt")["best_epoch"] == best_epoch
+    logged = "SELECT count(*) FROM event WHERE event = 'training_metrics_update'"
+    assert query(disk, logged) == [(len(epochs(disk)),)]
 
 
 def test_a_clock_that_steps_back_changes_nothing(
@@ -164,15 +200,15 @@ def test_a_clock_that_steps_back_changes_nothing(
     found = CentralizedTrainer(in_folder(tmp_path / "b", experiment__epochs=3), "b").train(dataset)
     monkeypatch.undo()
     assert found["training_time"] > 0
-    told = query(tmp_path / "b", "SELECT event, at FROM event ORDER BY event_id")
-    assert [at for _, at in told] == sorted((at for _, at in told), reverse=True)
-    told_before = query(tmp_path / "a", "SELECT event FROM event ORDER BY event_id")
-    assert lasting(name for name, _ in told) == lasting(name for (name,) in told_before)
+    logged = query(tmp_path / "b", "SELECT event, at FROM event ORDER BY event_id")
+    assert [at for _, at in logged] == sorted((at for _, at in logged), reverse=True)
+    before = query(tmp_path / "a", "SELECT event FROM event ORDER BY event_id")
+    assert lasting(name for name, _ in logged) == lasting(name for (name,) in before)
     assert final_weights(tmp_path / "a") == final_weights(tmp_path / "b")
 
 
 def lasting(names: Iterable[str]) -> list[str]:
-    """Without progress, and without checkpoints, which another thread tells of when it is done."""
+    """Without progress, and without checkpoints, which another thread reports when it is done."""
     return [name for name in names if name not in (*TRANSIENT, "checkpoint_saved")]
 
 

@@ -30,13 +30,18 @@ SMALL = [
     *("--set", "experiment.checkpoint_minutes=0"),  # a snapshot after every step
     *("--set", "output.keep_snapshots=true"),
 ]
-OWN = {"training_time", "epoch_seconds", "best_model_path", "run_uid"}  # another's are others
+# A kill between the taking of a number and the run's row leaves the number taken.
+OWN = {"training_time", "epoch_seconds", "best_model_path", "run_id", "run_uid"}
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
-    """Go on with run 1, or begin it where there is none yet."""
-    begun = bool(query(folder, "SELECT 1 FROM run"))
-    what = ["--resume", "1"] if begun else ["--dataset", str(folder / "images.zip"), *SMALL]
+    """Resume the run, or begin it where there is none yet."""
+    begun = query(folder, "SELECT run_id FROM run")
+    what = (
+        ["--resume", str(begun[0][0])]
+        if begun
+        else ["--dataset", str(folder / "images.zip"), *SMALL]
+    )
     with (folder / "stderr.txt").open("ab") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "engine.train", *what],
@@ -47,25 +52,32 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def moments(folder: Path) -> dict[str, Callable[[], bool]]:
-    """What to wait for before the blow; the time of day is added to each."""
+def moments(folder: Path) -> dict[str, tuple[Callable[[], bool], float]]:
+    """What to wait for before the kill, and how many seconds it comes later at most."""
     output = folder / "output"
-    return {
+    found = {
         "start": lambda: True,
         "preparation": lambda: any(output.glob("cache/*.partial")),
-        "checkpoint": lambda: any(output.glob("checkpoints/run_1/.*.tmp")),
-        "step": lambda: (output / "checkpoints/run_1/last.pt").exists(),
+        "step": lambda: any(output.glob("checkpoints/run_*/last.pt")),
         "commit": lambda: (output / "pneumoscope.db-wal").exists(),
-        "epoch": lambda: (output / "results/metrics_1.csv").exists(),
+        "epoch": lambda: any(output.glob("results/metrics_*.csv")),
+    }
+    return {
+        **{name: (reached, 1.5) for name, reached in found.items()},
+        "snapshot": (lambda: any(output.glob("checkpoints/run_*/.*.tmp")), 0.0),
+        # As long as its write takes: it is killed before, in and after the rename.
+        "bundle": (lambda: any(output.glob("checkpoints/run_*/*.best_*.tmp")), 0.2),
     }
 
 
 def end_state(folder: Path) -> dict[str, Any]:
     """Everything about a run that must not depend on kills."""
     output = folder / "output"
-    last = checkpoint.load(output / "checkpoints/run_1/last.pt")
-    best = checkpoint.load(output / "checkpoints/run_1/best_model.pt")
-    result = json.loads((output / "results/result_1.json").read_text())
+    ((run_id,),) = query(folder, "SELECT run_id FROM run")
+    last = checkpoint.load(output / f"checkpoints/run_{run_id}/last.pt")
+    best = checkpoint.load(output / f"checkpoints/run_{run_id}/best_model.pt")
+    result = json.loads((output / f"results/result_{run_id}.json").read_text())
+    assert best["epoch"] == result["best_epoch"]
     columns = "epoch, train_loss, val_loss, train_accuracy, val_recall, val_auroc, learning_rate"
     logged = "SELECT json_extract(payload, '$.epoch') FROM event WHERE event = '{}' ORDER BY 1"
     return {
@@ -73,7 +85,7 @@ def end_state(folder: Path) -> dict[str, Any]:
         "optimizer": checkpoint.checksum(last["learner"]["optimizer"]),
         "best": checkpoint.checksum(best["weights"]),
         "result": {key: value for key, value in result.items() if key not in OWN},
-        "scores": (output / "results/scores_1.csv").read_text(),
+        "scores": (output / f"results/scores_{run_id}.csv").read_text(),
         "rows": query(folder, f"SELECT {columns} FROM run_metrics ORDER BY epoch"),
         "logged": query(folder, logged.format("training_metrics_update")),
         "status": query(folder, "SELECT status, best_epoch, total_epochs_run FROM run"),
@@ -88,8 +100,17 @@ def fresh(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(3000)
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.long)])
-def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path, kills: int) -> None:
+@pytest.mark.parametrize(
+    ("kills", "only"),
+    [
+        (8, None),
+        pytest.param(50, None, marks=pytest.mark.long),
+        pytest.param(20, "bundle", marks=pytest.mark.long),
+    ],
+)
+def test_killed_runs_end_as_if_nothing_had_happened(
+    tmp_path: Path, kills: int, only: str | None
+) -> None:
     undisturbed = fresh(tmp_path / "undisturbed")
     assert start(undisturbed).wait(timeout=120) == 0
     expected = end_state(undisturbed)
@@ -105,11 +126,13 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path, kills: int) 
         while not completed:
             process = start(folder)
             if done < kills:
-                kind, reached = rng.choice(list(moments(folder).items()))
-                delay = rng.uniform(0, 1.5)
+                known = moments(folder)
+                kind = only or rng.choice(list(known))
+                reached, latest = known[kind]
+                delay = rng.uniform(0, latest)
                 while process.poll() is None and not reached():
                     time.sleep(0.001)
-                strike_at = time.monotonic() + (delay if kind != "checkpoint" else 0)
+                strike_at = time.monotonic() + delay
                 while process.poll() is None and time.monotonic() < strike_at:
                     time.sleep(0.001)
                 if process.poll() is None:
@@ -122,5 +145,5 @@ def test_killed_runs_end_as_if_nothing_had_happened(tmp_path: Path, kills: int) 
             if query(folder, "SELECT 1 FROM run"):
                 assert query(folder, "PRAGMA integrity_check") == [("ok",)]
         assert end_state(folder) == expected, struck
-        shutil.rmtree(folder)  # two hundred megabytes of checkpoints
+        shutil.rmtree(folder)  # two hundred megabytes of snapshots
     print(f"kills survived: {done} of {done}, at {struck}")

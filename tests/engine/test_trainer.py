@@ -276,32 +276,6 @@ def test_early_stopping_ends_a_run_and_says_so(dataset: Path, tmp_path: Path) ->
     assert rows(config, "SELECT 1 FROM event WHERE event = 'early_stopping_triggered'")
 
 
-def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original, calls = checkpoint.save, 0
-
-    def full_twice(*arguments: Any, **options: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls in (2, 3):  # the first best model, and the attempt that comes after it
-            raise OSError(28, "No space left on device")
-        original(*arguments, **options)
-
-    monkeypatch.setattr(checkpoint, "save", full_twice)
-    config = small(tmp_path)
-    found = CentralizedTrainer(config, "full").train(dataset)
-    assert found["status"] == "completed"
-    codes = [
-        json.loads(r[0])["code"]
-        for r in rows(config, "SELECT payload FROM event WHERE event = 'warning'")
-    ]
-    assert "checkpoint_failed" in codes
-    best = checkpoint.load(Path(found["best_model_path"]))
-    assert best["epoch"] == found["best_epoch"]
-
-
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 def test_neither_workers_nor_the_cache_change_a_bit(dataset: Path, tmp_path: Path) -> None:
     found = set()
     for workers in (0, 1, 2, 0):  # the last finds every image decoded

@@ -120,7 +120,7 @@ def test_a_pickle_that_executes_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "pwned").exists()
 
 
-def test_every_random_generator_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_every_random_generator_continues_where_it_was(tmp_path: Path) -> None:
     device = torch.device("cpu")
     checkpoint.save(checkpoint.random_state(device), tmp_path / "r.pt")
 
