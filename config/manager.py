@@ -15,7 +15,7 @@ from config.schema import RULES, SECTIONS, Config, build
 
 ENVIRONMENT_PREFIX = "PNEUMOSCOPE__"
 
-Layer = dict[str, tuple[Any, str]]  # dotted key -> (value, where it was said)
+Layer = dict[str, tuple[Any, str]]  # dotted key -> (value, where it comes from)
 
 # What PyYAML lets through of malformed scalars (!!int abc, 2020-13-45) and of deep nesting.
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
@@ -61,10 +61,10 @@ def read_yaml(path: Path) -> Layer:
         if isinstance(content, yaml.ScalarNode) and content.tag.endswith(":null"):
             continue  # a section with every key commented out
         for key, node, key_line in _entries(content, path):
-            said = f"{path}:{key_line}"
+            source = f"{path}:{key_line}"
             name = f"{section}.{key}"
-            require_known(name, list(RULES), "key", said)
-            values[name] = (_value(name, node, said), said)
+            require_known(name, list(RULES), "key", source)
+            values[name] = (_value(name, node, source), source)
     return values
 
 
@@ -73,10 +73,10 @@ def read_environment(environ: Mapping[str, str]) -> Layer:
     values: Layer = {}
     for name, text in environ.items():
         if name.startswith(ENVIRONMENT_PREFIX):
-            said = f"environment {name}"
+            source = f"environment {name}"
             key = name.removeprefix(ENVIRONMENT_PREFIX).replace("__", ".").lower()
-            require_known(key, list(RULES), "key", said)
-            values[key] = (_parse(key, text), said)
+            require_known(key, list(RULES), "key", source)
+            values[key] = (_parse(key, text), source)
     return values
 
 
@@ -90,7 +90,7 @@ def read_overrides(overrides: Mapping[str, Any]) -> Layer:
 
 
 def _entries(node: yaml.Node, path: Path) -> list[tuple[str, yaml.Node, int]]:
-    """(key, value node, line) of a mapping; refuses anything else, and a key said twice."""
+    """(key, value node, line) of a mapping. Raises ConfigError for all else, and a key twice."""
     line = node.start_mark.line + 1
     if not isinstance(node, yaml.MappingNode):
         raise ConfigError(f"{path}:{line}: here should be keys with values, as in 'epochs: 50'")
@@ -100,12 +100,12 @@ def _entries(node: yaml.Node, path: Path) -> list[tuple[str, yaml.Node, int]]:
         if not isinstance(key, str):
             raise ConfigError(f"{path}:{line}: a key should be a name, as in 'epochs: 50'")
         if key in entries:
-            raise ConfigError(f"{path}:{line}: {key} was already said in line {entries[key][2]}")
+            raise ConfigError(f"{path}:{line}: {key} is already in line {entries[key][2]}")
         entries[key] = (key, value_node, line)
     return list(entries.values())
 
 
-def _value(key: str, node: yaml.Node, said: str) -> Any:
+def _value(key: str, node: yaml.Node, source: str) -> Any:
     if _is_text(key) and isinstance(node, yaml.ScalarNode) and node.tag in AS_WRITTEN:
         return node.value  # a class called 1 or No is a name all the same
     loader = yaml.SafeLoader("")
@@ -113,7 +113,7 @@ def _value(key: str, node: yaml.Node, said: str) -> Any:
         return loader.construct_document(node)
     except YAML_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise ConfigError(f"{said}: {key} cannot be read as a value ({reason})") from error
+        raise ConfigError(f"{source}: {key} cannot be read as a value ({reason})") from error
     finally:
         loader.dispose()
 

@@ -52,14 +52,14 @@ def show(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def require_known(name: str, known: list[str], kind: str, said: str) -> None:
+def require_known(name: str, known: list[str], kind: str, source: str) -> None:
     """Raises ConfigError with the nearest name for one that is not known."""
     if name in known:
         return
     if len(name) > SHOWN:  # difflib takes seconds on a long text
-        raise ConfigError(f"{said}: unknown {kind} {name[:SHOWN]!r}... ({len(name)} characters)")
+        raise ConfigError(f"{source}: unknown {kind} {name[:SHOWN]!r}... ({len(name)} characters)")
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    raise ConfigError(f"{said}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
+    raise ConfigError(f"{source}: unknown {kind} {name!r}; did you mean {near[0]!r}?")
 
 
 def shown(value: Any) -> str:

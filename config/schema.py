@@ -207,15 +207,15 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:
         """The inverse of `to_dict`; missing keys get their defaults. Raises ConfigError."""
-        said = "stored configuration"
+        source = "stored configuration"
         flat: dict[str, tuple[Any, str]] = {}
         for section, keys in values.items():
-            require_known(section, list(SECTIONS), "section", said)
+            require_known(section, list(SECTIONS), "section", source)
             if not isinstance(keys, Mapping):
-                raise ConfigError(f"{said}: {section} should hold keys with values")
+                raise ConfigError(f"{source}: {section} should hold keys with values")
             for key, value in keys.items():
-                require_known(f"{section}.{key}", list(RULES), "key", said)
-                flat[f"{section}.{key}"] = (value, said)
+                require_known(f"{section}.{key}", list(RULES), "key", source)
+                flat[f"{section}.{key}"] = (value, source)
         return build(flat)
 
 
@@ -257,8 +257,8 @@ def describe() -> list[KeyDescription]:
 
 
 def build(values: Mapping[str, tuple[Any, str]]) -> Config:
-    """A Config from dotted keys to (value, where it was said). Raises ConfigError."""
-    checked = {key: check(key, value, said) for key, (value, said) in values.items()}
+    """A Config from dotted keys to (value, where it comes from). Raises ConfigError."""
+    checked = {key: check(key, value, source) for key, (value, source) in values.items()}
     sections: dict[str, Any] = {}
     for name, owner in SECTIONS.items():
         names = [entry.name for entry in dataclasses.fields(owner)]
@@ -275,7 +275,7 @@ def build(values: Mapping[str, tuple[Any, str]]) -> Config:
     return Config(**sections, provenance=provenance)
 
 
-def check(key: str, value: Any, said: str) -> Any:
+def check(key: str, value: Any, source: str) -> Any:
     """The value as the schema has it. Raises ConfigError, naming key and place."""
     rule = RULES[key]
     result = convert(rule, value)
@@ -283,5 +283,5 @@ def check(key: str, value: Any, said: str) -> Any:
         allowed = rule.allowed()
         if rule.kind == "str" and isinstance(value, str) and not value.isprintable():
             allowed += ", without control characters"
-        raise ConfigError(f"{said}: {key} is {shown(value)}, but must be {allowed}")
+        raise ConfigError(f"{source}: {key} is {shown(value)}, but must be {allowed}")
     return result

@@ -1,4 +1,4 @@
-"""What is said about a run that fails: the error in a line, and what to try."""
+"""What a person reads about a run that fails: the error in a line, and what to try."""
 
 from __future__ import annotations
 

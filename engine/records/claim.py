@@ -1,4 +1,4 @@
-"""Take a stored run for this process: the one that it says it is, in a state that allows it."""
+"""Take a stored run for this process, where its state and its files allow it."""
 
 from __future__ import annotations
 

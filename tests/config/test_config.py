@@ -97,7 +97,7 @@ def test_the_traps_of_yaml(tmp_path: Path) -> None:
     assert config.system.pin_memory is True
 
 
-def test_the_sides_of_the_split_must_leave_training_images(tmp_path: Path) -> None:
+def test_the_parts_of_the_split_must_leave_training_images(tmp_path: Path) -> None:
     text = "system: {validation_split: 0.5, test_split: 0.5}"
     assert "system.validation_split" in wrong(tmp_path, text)
 
