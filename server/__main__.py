@@ -17,10 +17,10 @@ from engine.cli import set_values
 from engine.records.store import Store
 from server.app import create_app
 from server.demo import queue_demo
+from server.limits import CONNECTIONS, raise_file_limit
 from server.protocols import SPARE, Connections
 from server.settings import TOKEN_VARIABLE, Settings, read_proxies, read_token
 
-CONNECTIONS = 4096  # sockets included
 SHUTDOWN_SECONDS = 5
 PING_SECONDS = 20.0  # between pings, and for the answer to one
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     print(f"Pneumoscope: http://{name}:{port}  (Ctrl-C ends the server; runs go on)", flush=True)
-    server = uvicorn.Server(uvicorn_config(app, options.log_level))
+    connections = raise_file_limit(settings.max_sockets)
+    server = uvicorn.Server(uvicorn_config(app, options.log_level, connections))
     server.run(sockets=[listener])
     return 0 if server.started else 1
 

@@ -24,6 +24,7 @@ from server import errors
 from server.background import keep_running
 from server.gate import Gate
 from server.hub import Hub
+from server.limits import QuietLoop
 from server.routes import datasets, live, runs, service
 from server.security import Guard
 from server.settings import Settings, check_exposure
@@ -59,9 +60,10 @@ ROUTES = [
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The ASGI application. Raises UserError where it would be open to others without a token,
+    """The ASGI application.
 
-    or where the database is on a network file system.
+    Raises UserError where it would be open to others without a token, or where the database is on a
+    network file system.
     """
     check_exposure(settings)
     output = settings.config.output
@@ -70,6 +72,7 @@ def create_app(settings: Settings) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
+        asyncio.get_running_loop().set_exception_handler(QuietLoop())
         async with contextlib.AsyncExitStack() as stack:
             # Three connections: reading never waits for writing, and the hub sees both.
             store, writer, log = [
