@@ -50,6 +50,14 @@ class System:
     compile: str = _key(
         AUTO, "str", "torch.compile; auto: where it pays", choices=(AUTO, "on", "off")
     )
+    threads: int | str = _key(
+        AUTO,
+        "int",
+        "of the arithmetic on a CPU; auto: the cores, divided among the runs on this machine",
+        low=1,
+        high=1024,
+        choices=(AUTO,),
+    )
     deterministic: bool = _key(False, "bool", "the same bits every time, on a GPU too; slower")
 
 

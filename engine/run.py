@@ -31,6 +31,7 @@ from engine.stream.events import (
     TrainingProgress,
     TrainingStarted,
 )
+from engine.threads import Threads
 from engine.training.history import History
 from engine.training.learner import Learner
 from engine.training.loop import EvalFigures, TrainFigures, evaluate_epoch, train_one_epoch
@@ -64,6 +65,7 @@ class Run:
         self.loaders = make_loaders(config, data, self.runtime)
         self.learner = Learner(network, config, self.runtime)
         self.runtime = dataclasses.replace(self.runtime, compile=self.learner.is_compiled)
+        self.threads = Threads(config.system, self.runtime.device)
         self.selection = Selection(config.experiment)
         self.history = History(emit)
         self.snapshots = Snapshots(
@@ -107,6 +109,7 @@ class Run:
 
     def evaluate(self, loader: Iterable[Batch], steps: int) -> EvalFigures:
         """Score every image of `loader` with the present weights."""
+        self.threads.balance()
         return evaluate_epoch(
             self.learner.model,
             loader,
@@ -179,6 +182,7 @@ class Run:
         self._save("epoch", validated if is_best else None)
 
     def _after_step(self, state: EpochState) -> None:
+        self.threads.balance()
         minutes = (time.monotonic() - self._last_saved) / 60
         if minutes >= self.config.experiment.checkpoint_minutes:
             finite_sums(state)  # never keep weights that a bad loss has reached

@@ -131,7 +131,7 @@ class CentralizedTrainer:
                 if run.runtime.device.type == "cuda":
                     system.gpu = run.runtime.device.index or 0
                 self._record(path, prepared, run)
-                with run.snapshots:
+                with run.threads, run.snapshots:
                     outcome = end_run(run, run.train(claim.resumes))
             except StoppedEarly:
                 events.emit(self._stopped_at(run))

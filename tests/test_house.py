@@ -54,7 +54,7 @@ LEVELS = (
     ("model",),
     ("data",),
     ("metrics",),
-    ("device", "files", "limits", "process", "stop"),
+    ("device", "files", "limits", "process", "threads", "stop"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 
