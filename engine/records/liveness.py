@@ -55,7 +55,7 @@ def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        return "-"  # not Linux: a pid's start time tells two boots apart
+        return "-"  # not Linux: a pid's start time differs after a restart
 
 
 def _pid_namespace() -> str:

@@ -59,7 +59,7 @@ def package_versions() -> dict[str, str | None]:
 
 
 def code_version() -> dict[str, str]:
-    """The package's version, and a hash of its source: it tells an edited checkout too."""
+    """The package's version, and a hash of its source: an edited checkout has another one."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for package in CODE:

@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import sqlite3
-from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import aiosqlite
-
 from engine.records import log, queries
+from engine.records.connection import Connection
 from engine.records.database import (
     LAST_RUN_ID,
     Row,
-    as_row,
     claim_run,
-    connect,
     marks,
     now,
     numbered,
-    pragmas,
-    readable_errors,
-    text_of,
     update_run,
 )
 from engine.records.figures import figures_so_far
 from engine.records.liveness import this_host
 
 
-class Store:
-    """One connection, which is one thread and one queue: statements run in the order given."""
-
-    def __init__(self, connection: aiosqlite.Connection) -> None:
-        self._db = connection
-        self._in_transaction = asyncio.Lock()  # a connection has one at a time
-
-    @classmethod
-    async def open(cls, path: Path, busy_seconds: float | None = None) -> Store:
-        """Open, check and bring the schema forward. Raises UserError, naming the file.
-
-        `busy_seconds` is how long a statement waits for another's lock; None: BUSY_SECONDS.
-        """
-        with readable_errors(path):
-            with connect(path, check=True, busy_seconds=busy_seconds):
-                pass  # migrated and checked with the plain driver
-            connection = await aiosqlite.connect(path, isolation_level=None)
-            try:
-                for pragma in pragmas(busy_seconds):
-                    await connection.execute(pragma)
-            except BaseException:
-                await connection.close()  # an open one would hang the interpreter's exit
-                raise
-        connection.row_factory = sqlite3.Row
-        connection.text_factory = text_of
-        return cls(connection)
-
-    async def close(self) -> None:
-        """Always needed: the connection's thread keeps the interpreter alive."""
-        await self._db.close()
-
-    async def __aenter__(self) -> Store:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """Everything inside or nothing; takes the write lock at once, so it never deadlocks."""
-        async with self._in_transaction:
-            await self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                await self._db.execute("COMMIT")  # may fail too, on a full disk
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite has done it already
-                    await self._db.execute("ROLLBACK")
-                raise
+class Store(Connection):
+    """Runs, their events and metrics, and data sets."""
 
     # runs
 
@@ -121,12 +64,12 @@ class Store:
 
     async def run_uid(self, run_id: int) -> str | None:
         """What identifies the run beyond this database; None where there is no such run."""
-        found = await self._rows("SELECT run_uid FROM run WHERE run_id = ?", (run_id,))
+        found = await self.rows("SELECT run_uid FROM run WHERE run_id = ?", (run_id,))
         return found[0]["run_uid"] if found else None
 
     async def get_run(self, run_id: int) -> Row | None:
         """One run, whole; None where there is none."""
-        found = await self._rows("SELECT * FROM run WHERE run_id = ?", (run_id,))
+        found = await self.rows("SELECT * FROM run WHERE run_id = ?", (run_id,))
         return found[0] if found else None
 
     async def list_runs(
@@ -141,13 +84,13 @@ class Store:
         A run without a best epoch yet has the figures of its last one. `name` is part of the run's
         name; `before` is the last run_id seen.
         """
-        return await self._rows(
+        return await self.rows(
             queries.list_runs(len(statuses)), (*statuses, before, before, name, limit)
         )
 
     async def progress(self, run_ids: Sequence[int]) -> dict[int, Row]:
         """The latest progress event of each of these runs that has one."""
-        rows = await self._rows(
+        rows = await self.rows(
             "SELECT * FROM event WHERE event = 'training_progress' "
             f"AND run_id IN ({marks(run_ids)})",
             tuple(run_ids),
@@ -156,19 +99,19 @@ class Store:
 
     async def live_runs(self) -> list[Row]:
         """Runs that a process has, or had until it died: `liveness.is_running` says which."""
-        return await self._rows(
+        return await self.rows(
             "SELECT run_id, status, pid, pid_started_at, host, heartbeat_at FROM run "
             "WHERE status IN ('preparing', 'in_progress') ORDER BY run_id"
         )
 
     async def queued_runs(self) -> list[int]:
         """Their ids, the first to start first."""
-        rows = await self._rows("SELECT run_id FROM run WHERE status = 'queued' ORDER BY run_id")
+        rows = await self.rows("SELECT run_id FROM run WHERE status = 'queued' ORDER BY run_id")
         return [row["run_id"] for row in rows]
 
     async def completed_with(self, dataset_path: str, limit: int = 20) -> list[Row]:
         """The latest completed runs on a data set, whole."""
-        return await self._rows(
+        return await self.rows(
             "SELECT * FROM run WHERE status = 'completed' AND dataset_path = ? "
             "ORDER BY run_id DESC LIMIT ?",
             (dataset_path, limit),
@@ -207,7 +150,7 @@ class Store:
 
     async def count_runs(self) -> dict[str, int]:
         """Runs by status."""
-        rows = await self._rows("SELECT status, count(*) AS n FROM run GROUP BY status")
+        rows = await self.rows("SELECT status, count(*) AS n FROM run GROUP BY status")
         return {row["status"]: row["n"] for row in rows}
 
     async def requeue_run(self, run_id: int, states: Sequence[str]) -> bool:
@@ -254,7 +197,7 @@ class Store:
 
     async def metrics(self, run_id: int) -> list[Row]:
         """Every epoch's row, in order."""
-        return await self._rows(
+        return await self.rows(
             "SELECT * FROM run_metrics WHERE run_id = ? ORDER BY epoch", (run_id,)
         )
 
@@ -264,13 +207,13 @@ class Store:
         """Events with a higher id than `after`, of one run or of all, in order."""
         chosen = "" if run_id is None else "AND run_id = ? "
         values = (after, limit) if run_id is None else (after, run_id, limit)
-        return await self._rows(
+        return await self.rows(
             f"SELECT * FROM event WHERE event_id > ? {chosen}ORDER BY event_id LIMIT ?", values
         )
 
     async def last_event_id(self) -> int:
         """The highest id ever given to an event; 0 before the first."""
-        rows = await self._rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
+        rows = await self.rows("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
         return int(rows[0]["seq"]) if rows else 0
 
     async def data_version(self) -> int:
@@ -297,16 +240,16 @@ class Store:
 
     async def get_dataset(self, name: str) -> Row | None:
         """One data set with its report; None where there is none."""
-        found = await self._rows("SELECT * FROM dataset WHERE name = ?", (name,))
+        found = await self.rows("SELECT * FROM dataset WHERE name = ?", (name,))
         return found[0] if found else None
 
     async def dataset_is_used(self, path: str) -> bool:
         """Whether a run was given this file."""
-        return bool(await self._rows("SELECT 1 FROM run WHERE dataset_path = ? LIMIT 1", (path,)))
+        return bool(await self.rows("SELECT 1 FROM run WHERE dataset_path = ? LIMIT 1", (path,)))
 
     async def run_of_dataset(self, path: str, statuses: Sequence[str]) -> int | None:
         """A run in one of `statuses` that was given this file; None where there is none."""
-        rows = await self._rows(
+        rows = await self.rows(
             "SELECT run_id FROM run WHERE dataset_path = ? "
             f"AND status IN ({marks(statuses)}) ORDER BY run_id LIMIT 1",
             (path, *statuses),
@@ -319,8 +262,4 @@ class Store:
 
     async def list_datasets(self) -> list[Row]:
         """Every data set with its report, the newest first."""
-        return await self._rows("SELECT * FROM dataset ORDER BY dataset_id DESC")
-
-    async def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[Row]:
-        async with self._db.execute(query, values) as cursor:
-            return [as_row(row) for row in await cursor.fetchall()]
+        return await self.rows("SELECT * FROM dataset ORDER BY dataset_id DESC")

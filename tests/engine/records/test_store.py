@@ -201,11 +201,11 @@ CLAIM = """
 
 def test_one_of_many_gets_a_run_and_the_next_after_its_death(path: Path) -> None:
     create_run_sync(path, run_name="a", status="queued")
-    told = [
+    printed = [
         process.communicate(timeout=60)[0] for process in [start(CLAIM, path) for _ in range(4)]
     ]
-    assert sum(text == "mine\n" for text in told) == 1
-    assert sum("already being trained by process" in text for text in told) == 3
+    assert sum(text == "mine\n" for text in printed) == 1
+    assert sum("already being trained by process" in text for text in printed) == 3
     claim_run_sync(path, 1, os.getpid(), started_at(os.getpid()))  # the winner has ended
     update_run_sync(path, 1, status="completed")
     with pytest.raises(UserError, match="completed"):
@@ -294,8 +294,8 @@ def test_a_run_is_claimed_by_one_of_many_connections(path: Path) -> None:
     """
     create_run_sync(path, run_name="a", status="queued")
     claims = [start(script, path) for _ in range(5)]
-    told = sorted(claim.communicate(timeout=60)[0] for claim in claims)
-    assert told == ["False\n"] * 4 + ["True\n"]
+    printed = sorted(claim.communicate(timeout=60)[0] for claim in claims)
+    assert printed == ["False\n"] * 4 + ["True\n"]
 
 
 def test_runs_are_listed_newest_first_by_page_and_by_status(path: Path) -> None:

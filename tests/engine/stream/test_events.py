@@ -229,11 +229,11 @@ def test_threads_may_emit_together() -> None:
     sink = Listing()
     with EventQueue([sink], 1) as events:
 
-        def tell(first: int) -> None:
+        def emit_from(first: int) -> None:
             for number in range(first, first + 200):
                 events.emit(saved(number))
 
-        threads = [threading.Thread(target=tell, args=(1000 * n,)) for n in range(4)]
+        threads = [threading.Thread(target=emit_from, args=(1000 * n,)) for n in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
