@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -27,7 +28,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until a signal; 0 then, 2 for a mistake that the user can mend."""
+    """Serve until a signal; 0 then, 2 for a mistake that the user can fix."""
     options = parser().parse_args(arguments)
     logging.basicConfig(format=LOG_FORMAT, level=options.log_level.upper())
     try:
@@ -40,10 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    print(f"Pneumoscope: http://{name}:{port}  (Ctrl-C ends the server; runs go on)", flush=True)
+    print(f"Pneumoscope: http://{name}:{port}  (Ctrl-C ends the server; runs continue)", flush=True)
     connections = raise_file_limit(settings.max_sockets)
     server = uvicorn.Server(uvicorn_config(app, options.log_level, connections))
-    server.run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # raised again once it has shut down
+        server.run(sockets=[listener])
     return 0 if server.started else 1
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from server.settings import Settings, check_exposure, is_loopback
 
-from .conftest import ROOT, Server
+from .conftest import ROOT, Server, wait_until
 
 
 def start(*arguments: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -21,7 +23,7 @@ def start(*arguments: str, folder: Path, **environ: str) -> subprocess.Completed
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 
@@ -88,3 +90,28 @@ def test_loopback_is_known() -> None:
     assert is_loopback("localhost")
     assert not is_loopback("0.0.0.0")
     assert not is_loopback("192.0.2.1")
+
+
+def test_ctrl_c_ends_the_server_quietly(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "--port", "0"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[1]
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"{address}/healthz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    wait_until(answers)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
