@@ -16,7 +16,7 @@ from engine.model.resnet import build_model
 from engine.records import checkpoint
 from engine.run import Run
 from engine.stop import StopRequest
-from engine.stream.events import EpochMetrics, Event, RunWarning
+from engine.stream.events import EpochMetrics, Event, RunWarning, TrainingResumed
 
 from .test_faults import in_folder
 
@@ -58,9 +58,11 @@ def test_a_run_of_the_first_version_is_resumed_in_the_middle_of_its_epoch(
     with run.snapshots:
         assert run.train(resume=True)
         assert run.snapshots.finish(0) is None
-    epochs = [event for event in seen if isinstance(event, EpochMetrics)]
-    assert [event.epoch for event in epochs] == [1, 2, 3]
-    assert epochs[0].train_seconds == epochs[0].epoch_seconds  # all that was measured then
+    (resumption,) = [event for event in seen if isinstance(event, TrainingResumed)]
+    ((name, first),) = resumption.history
+    assert (name, first["epoch"]) == ("training_metrics_update", 1)
+    assert first["train_seconds"] == first["epoch_seconds"]  # all that was measured then
+    assert [event.epoch for event in seen if isinstance(event, EpochMetrics)] == [2, 3]
     assert not [event for event in seen if isinstance(event, RunWarning) and "snap" in event.code]
     best = checkpoint.load(run.snapshots.best_path)
     assert best["epoch"] == run.selection.best_epoch
