@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from config import ConfigManager, UserError
+from config.schema import RULES
 from engine import train
 from engine.data.phantoms import write_demo_dataset
 from engine.records import checkpoint
 from engine.records.database import create_run_sync, get_run_sync, metrics_sync, update_run_sync
+from engine.records.resume import MAY_CHANGE
 from engine.trainer import CentralizedTrainer
 
 from .conftest import query
@@ -179,6 +181,10 @@ def test_a_run_without_any_epoch_is_resumed_at_the_first(
     assert train.main(["--resume", "1"]) == 0
     assert query(tmp_path, "SELECT status FROM run") == [("completed",)]
     assert query(tmp_path, "SELECT 1 FROM event WHERE payload LIKE '%it begins at epoch 1%'")
+
+
+def test_what_may_change_are_keys_of_the_configuration() -> None:
+    assert set(MAY_CHANGE) <= set(RULES)
 
 
 def test_to_resume_needs_a_run() -> None:
