@@ -221,13 +221,20 @@ class CentralizedTrainer:
         return Claim(run_uid)
 
     def _record(self, path: Path, prepared: Prepared, run: Run) -> None:
-        """What the run is made of: the manifest and the validation report."""
+        """What the run is made of: the manifest and the validation report. Raises UserError."""
         assert self.run_id is not None
-        results.write_report(self.config.output, self.run_id, prepared.report)
+        results.sweep(self.config.output, self.run_id)
         manifest = {"run_uid": run.run_uid} | build_manifest(
             self.config, path, prepared.fingerprint, run.runtime, run.loaders.chosen
         )
-        results.write_manifest(self.config.output, self.run_id, manifest)
+        try:
+            results.write_report(self.config.output, self.run_id, prepared.report)
+            results.write_manifest(self.config.output, self.run_id, manifest)
+        except OSError as error:
+            raise UserError(
+                f"output.results_dir: {self.config.output.results_dir} cannot be written "
+                f"({error.strerror or error}); make room there or choose another folder"
+            ) from error
         update_run_sync(
             Path(self.config.output.database),
             self.run_id,

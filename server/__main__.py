@@ -164,7 +164,7 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UserError(
-            f"port {settings.port} of {settings.host} cannot be had ({error}); choose another "
+            f"port {settings.port} of {settings.host} is not available ({error}); choose another "
             "with --port"
         ) from error
     return listener

@@ -68,7 +68,7 @@ class BestByRecall:
     def update(self, figures: EpochFigures) -> bool:
         """Take in one epoch; True where its weights are now the ones to keep.
 
-        The first epoch is always kept, for want of another.
+        The first epoch is always kept, however bad: there is nothing to compare with.
         """
         self.eligible_seen |= figures.eligible(self.min_specificity)
         if self.best is not None and self._rank(figures) <= self._rank(self.best):
@@ -103,7 +103,7 @@ class BestByRecall:
         return f"{reason} AUROC is undefined too: epoch {best.epoch} is kept for {what}."
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values from which `load_state_dict` goes on exactly."""
+        """Plain JSON-able values from which `load_state_dict` continues exactly."""
         return {
             "best": self.best.to_dict() if self.best else None,
             "eligible_seen": self.eligible_seen,
@@ -166,7 +166,7 @@ class EarlyStopping:
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values from which `load_state_dict` goes on exactly."""
+        """Plain JSON-able values from which `load_state_dict` continues exactly."""
         reference = self._reference
         return {
             "waited": self.waited,
@@ -218,7 +218,7 @@ class Selection:
         self.keeper.best, self.best_summary = None, {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON-able values from which `load_state_dict` goes on exactly."""
+        """Plain JSON-able values from which `load_state_dict` continues exactly."""
         return {
             "best": self.keeper.state_dict(),
             "early": self._early.state_dict(),

@@ -11,7 +11,7 @@ import pytest
 from config import ConfigManager
 from config.schema import Output
 from engine.records.figures import figures_so_far
-from engine.records.results import check_writable, write_dataset_report
+from engine.records.results import check_writable, sweep, write_dataset_report
 
 
 @pytest.fixture
@@ -49,3 +49,11 @@ def test_a_run_that_was_killed_has_the_figures_of_its_recorded_epochs() -> None:
     assert found["metrics"]["best_specificity"] == 0.2
     nothing = figures_so_far([], None, None)
     assert (nothing["total_epochs_run"], nothing["metrics"]["best_recall"]) == (0, None)
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    output = Output(results_dir=str(tmp_path))
+    for name in (".scores_3.csv.123.tmp", ".metrics_3.json.9.tmp", ".scores_13.csv.123.tmp"):
+        (tmp_path / name).touch()
+    sweep(output, 3)
+    assert [path.name for path in tmp_path.iterdir()] == [".scores_13.csv.123.tmp"]
