@@ -37,9 +37,15 @@ class System:
         AUTO, "bool", "page-locked batches; auto: where there is a GPU", choices=(AUTO,)
     )
     validation_split: float = _key(
-        0.2, "float", "share of the images that validates", low=0, high=0.9, above_low=True
+        0.2, "float", "share of the images for validation", low=0, high=0.9, above_low=True
     )
-    test_split: float = _key(0.0, "float", "share of the images held back", low=0, high=0.9)
+    test_split: float = _key(
+        0.0,
+        "float",
+        "share of the images for the test part, scored once at the end",
+        low=0,
+        high=0.9,
+    )
     seed: int = _key(42, "int", "seed of everything random", low=0, high=2**32 - 1)
     device: str = _key(
         AUTO, "str", "auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|mps|cuda(:\d+)?"
@@ -65,10 +71,14 @@ class System:
 class Experiment:
     """What is trained, for how long, and which epoch is kept."""
 
-    learning_rate: float = _key(0.001, "float", "AdamW's", low=0, high=10, above_low=True)
+    learning_rate: float = _key(
+        0.001, "float", "learning rate of AdamW", low=0, high=10, above_low=True
+    )
     epochs: int = _key(50, "int", "epochs at most", low=1, high=100_000)
-    weight_decay: float = _key(0.0001, "float", "AdamW's; not on norms and biases", low=0, high=10)
-    dropout_rate: float = _key(0.3, "float", "in the head", low=0, high=0.95)
+    weight_decay: float = _key(
+        0.0001, "float", "weight decay of AdamW; not applied to norms and biases", low=0, high=10
+    )
+    dropout_rate: float = _key(0.3, "float", "dropout in the head", low=0, high=0.95)
     early_stopping_patience: int = _key(
         7, "int", "epochs without improvement before the end", low=1, high=100_000
     )
@@ -87,7 +97,7 @@ class Experiment:
         0.5, "float", "what the rate is multiplied by then", low=0, high=0.999, above_low=True
     )
     gradient_clip: float = _key(1.0, "float", "largest gradient norm; 0 is no limit", low=0)
-    accumulate: int = _key(1, "int", "batches to one optimizer step", low=1, high=65536)
+    accumulate: int = _key(1, "int", "batches per optimizer step", low=1, high=65536)
     min_specificity: float = _key(
         0.5, "float", "an epoch below it is not eligible as the best", low=0, high=1
     )
@@ -107,7 +117,11 @@ class Model:
     weights: str = _key("imagenet", "str", "imagenet, none, or the path of a checkpoint")
     head_sizes: tuple[int, ...] = _key((256, 64), "ints", "widths of the head's layers", low=1)
     freeze_epochs: int = _key(
-        0, "int", "epochs with a frozen backbone; then a stage thaws each", low=0, high=100_000
+        0,
+        "int",
+        "epochs with a frozen backbone; then one more stage is trained each epoch",
+        low=0,
+        high=100_000,
     )
 
 
@@ -139,7 +153,10 @@ class Data:
     )
     cache_max_gb: float = _key(50.0, "float", "largest decode cache", low=0, above_low=True)
     residency: str = _key(
-        AUTO, "str", "where the decoded images are kept", choices=(AUTO, "host", "device")
+        AUTO,
+        "str",
+        "where the decoded images are kept; auto: on the GPU where they fit",
+        choices=(AUTO, "host", "device"),
     )
 
 

@@ -215,8 +215,7 @@ class Run:
             "config": self.config.to_dict(),
             "fingerprint": self.data.fingerprint,
         }
-        whole = self.state.epoch - (1 if self.state.step == 0 else 0)
-        self.snapshots.save(snapshot, content, whole, reason)
+        self.snapshots.save(snapshot, content, self.state.epoch - 1, reason)
 
     def _restore(self) -> None:
         """Everything as it was at the last snapshot. Raises UserError where it does not fit."""
@@ -268,7 +267,7 @@ class Run:
         """Add what the loop cannot know: how long the run will take."""
         mean = self.history.seconds_per_epoch()
         if isinstance(event, TrainingProgress) and mean is not None:
-            epochs = self.config.experiment.epochs - event.epoch + 1
+            epochs = 0 if self._is_done() else self.config.experiment.epochs - event.epoch + 1
             left = epochs * mean - (time.perf_counter() - self._epoch_began)
             event = dataclasses.replace(event, run_eta_seconds=max(left, event.eta_seconds))
         self.emit(event)

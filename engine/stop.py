@@ -38,8 +38,9 @@ class StopRequest:
 def graceful_interrupt(stop: StopRequest) -> Iterator[None]:
     """Within, the first Ctrl-C requests a stop, so that the run can save; a second one interrupts.
 
-    KeyboardInterrupt is raised at the end, for the caller asked to be interrupted. Does nothing
-    outside the main thread, and where the program handles SIGINT itself.
+    KeyboardInterrupt is raised at the end, for the caller asked to be interrupted. SIGTERM, which
+    the server sends to cancel, requests a stop too; a second one ends the process. Does nothing
+    outside the main thread, and where the program handles these signals itself.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -53,7 +54,14 @@ def graceful_interrupt(stop: StopRequest) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         stop.set("stopped by KeyboardInterrupt")
 
+    def on_terminate(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        stop.set("stopped by SIGTERM")
+
     signal.signal(signal.SIGINT, on_interrupt)
+    terminates = signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if terminates:
+        signal.signal(signal.SIGTERM, on_terminate)
     try:
         yield
     except StoppedEarly as error:
@@ -62,5 +70,7 @@ def graceful_interrupt(stop: StopRequest) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if terminates:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if interrupted:
         raise KeyboardInterrupt("the run was stopped and has been saved; it can be resumed")

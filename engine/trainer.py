@@ -88,8 +88,11 @@ class CentralizedTrainer:
         """
         if resume and self.run_id is None:
             raise UserError("resume=True needs a run: CentralizedTrainer(..., run_id=N)")
-        with graceful_interrupt(self._stop):
-            return self._train(storable(dataset_path), resume)
+        try:
+            with graceful_interrupt(self._stop):
+                return self._train(storable(dataset_path), resume)
+        finally:
+            self._stop = StopRequest()  # a stopped run can be resumed with the same trainer
 
     def _train(self, path: Path, resume: bool) -> dict[str, Any]:
         output = self.config.output

@@ -30,6 +30,8 @@ async def queue_demo(settings: Settings) -> None:
     if await process.wait() != 0:
         raise UserError(f"the demo's images could not be made in {dataset.parent}")
     found = await check(dataset, dataset.name, settings.config)
+    if "problems" in found:
+        raise UserError(f"the demo's data set is not accepted: {found['detail']}")
     async with await Store.open(settings.database) as store:
         await store.put_dataset(dataset.stem, str(dataset), None, found["report"])
         for name, epochs, enough in ((FINISHED, SHORT, "completed"), (WATCHED, LONG, "queued")):

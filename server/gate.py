@@ -109,7 +109,7 @@ class Gate:
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         cookie = session_cookie(headers)
-        if given:
+        if "authorization" in headers:
             self.require(scope, given.strip() if scheme.lower() == "bearer" else "")
         elif cookie is not None:
             if cookie not in self.sessions:

@@ -16,7 +16,6 @@ from engine.process import is_alive, started_at
 from server.settings import TOKEN_VARIABLE
 
 SLOT_VARIABLE = "PNEUMOSCOPE_SLOT"
-SHARE_VARIABLE = "PNEUMOSCOPE_SHARE"  # runs that share the machine's cores at most
 OUTPUT_LINES, OUTPUT_BYTES = 12, 4000  # of a dead worker's last output
 QUERY_GPUS = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 QUERY_SECONDS = 20
@@ -64,9 +63,8 @@ def start(
     """
     environment = {
         **{key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE},
-        "PNEUMOSCOPE__output__database": str(database.resolve()),
+        "PNEUMOSCOPE__output__database": str(database.absolute()),
         SLOT_VARIABLE: str(slot),
-        SHARE_VARIABLE: str(len(slots)),
         "PYTHONUNBUFFERED": "1",
     }
     if slots[slot]:

@@ -67,7 +67,7 @@ def claim_stored(database: Path, run_id: int, config: Config, resume: bool) -> C
         if changes := check_changes(run_id, before, config):
             message = f"resumed with {describe_changes(changes)}"
             remarks.append(("configuration_changed", message))
+    mark(row, output)  # first: it may fail, and a claimed run is nobody else's
     claim_run_sync(database, run_id, os.getpid(), started_at(os.getpid()))
-    mark(row, output)
     update_run_sync(database, run_id, config=config.to_dict())
     return Claim(row["run_uid"], resumes, remarks)

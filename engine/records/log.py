@@ -104,7 +104,9 @@ def _effects(run_id: int, at: str, event: str, payload: Mapping[str, Any]) -> li
     if event in ("training_complete", "training_stopped"):
         status = "completed" if event == "training_complete" else "stopped"
         sets = ", ".join(f"{name} = ?" for name in ("status", "completed_at", *OUTCOME))
-        return [_set(run_id, sets, status, at, *(payload[name] for name in OUTCOME))]
+        return [
+            _set(run_id, f"{sets}, error = NULL", status, at, *(payload[name] for name in OUTCOME))
+        ]
     if event == "training_failed":
         sets = f"status = 'failed', completed_at = ?, error = ?, {FROM_ROWS}"
         return [_set(run_id, sets, at, payload["error"])]

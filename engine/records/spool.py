@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,11 +50,12 @@ def replay(database: Path, results_dir: Path) -> list[int]:
             events = [json.loads(line) for line in lines]
             with connect(database) as connection:
                 run_id = _replay(connection, events)
-        except (ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             say(f"warning: {path} cannot be read ({error}); its events are not recorded")
             continue
         if run_id is not None:
-            path.unlink()
+            with contextlib.suppress(OSError):  # another start was quicker; a replay is idempotent
+                path.unlink(missing_ok=True)
             done.append(run_id)
     return done
 
@@ -64,12 +67,17 @@ def _replay(connection: sqlite3.Connection, events: list[dict[str, Any]]) -> int
     row = connection.execute(
         "SELECT * FROM run WHERE run_id = ? AND run_uid = ?", (run_id, run_uid)
     ).fetchone()
-    if row is None or (row["status"] in LIVE and is_running(row)):
+    if row is None:
+        return None
+    if row["status"] in LIVE and row["pid"] != os.getpid() and is_running(row):
         return None
     for event in events:
         at, name, payload = event["at"], event["event"], event["payload"]
+        # Events can share a millisecond: only an equal payload is the same event.
+        text = json.dumps({key: value for key, value in payload.items() if key != "history"})
         known = connection.execute(
-            "SELECT 1 FROM event WHERE run_id = ? AND at = ? AND event = ?", (run_id, at, name)
+            "SELECT 1 FROM event WHERE run_id = ? AND at = ? AND event = ? AND payload = ?",
+            (run_id, at, name, text),
         ).fetchone()
         if known is None:
             for statement, rows in log.record(run_id, at, name, payload):

@@ -45,7 +45,8 @@ class Store(Connection):
         self, run_id: int, pid: int, pid_started_at: float | None, states: tuple[str, ...]
     ) -> bool:
         """Take a run for a worker, if it is in one of `states`; only one of many succeeds."""
-        cursor = await self._db.execute(*claim_run(run_id, pid, pid_started_at, states))
+        async with self.transaction():  # never inside, and undone with, another request's
+            cursor = await self._db.execute(*claim_run(run_id, pid, pid_started_at, states))
         return cursor.rowcount == 1
 
     async def beat(self, run_id: int, pid: int) -> None:

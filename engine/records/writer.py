@@ -33,8 +33,9 @@ class LatestWriter(Generic[Job]):
         with self._lock:
             self._waiting = job if self._waiting is None else self._merge(job, self._waiting)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="snapshots")
-                self._thread.start()
+                thread = threading.Thread(target=self._work, name="snapshots")
+                thread.start()
+                self._thread = thread
 
     def join(self) -> None:
         """Wait until every job is written or has failed."""

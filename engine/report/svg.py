@@ -73,56 +73,7 @@ def line_chart(
     return _svg(title, parts) + legend([one.name for one in series])
 
 
-def bars(title: str, x: Axis, edges: Sequence[float], groups: dict[str, Sequence[int]]) -> str:
-    """Histograms over common bins, drawn side by side; `edges` are one more than the bins."""
-    highest = max((max(counts, default=0) for counts in groups.values()), default=0)
-    y = axis_for("images", [float(highest)])
-    parts = [_frame(title, x, y)]
-    for number, (name, counts) in enumerate(groups.items()):
-        for left, right, count in zip(edges[:-1], edges[1:], counts, strict=True):
-            width = (_place(x, right) - _place(x, left)) / len(groups)
-            top = _y(y, count)
-            parts.append(
-                f'<rect x="{_place(x, left) + number * width:.1f}" y="{top}" '
-                f'width="{max(width - 1, 0.5):.1f}" height="{float(_y(y, 0)) - float(top):.1f}" '
-                f'fill="{PALETTE[number % len(PALETTE)]}">'
-                f"<title>{escape(name)}, {left:g} to {right:g}: {count}</title></rect>"
-            )
-    return _svg(title, parts) + legend(list(groups), squares=True)
-
-
-def flow(steps: Sequence[tuple[str, int, Sequence[tuple[str, int]]]]) -> str:
-    """The flow of images, downwards: (what remains, how many, [(why left out, how many)])."""
-    row, box = 74, 200
-    parts = []
-    for number, (name, count, leaving) in enumerate(steps):
-        top = 8 + number * row
-        parts.append(
-            f'<rect class="box" x="8" y="{top}" width="{box}" height="40" rx="4"/>'
-            f'<text x="{8 + box / 2}" y="{top + 17}" text-anchor="middle">{escape(name)}</text>'
-            f'<text class="strong" x="{8 + box / 2}" y="{top + 33}" text-anchor="middle">'
-            f"{count:,}</text>"
-        )
-        if number + 1 < len(steps):
-            middle = 8 + box / 2
-            parts.append(
-                f'<path class="arrow" d="M{middle} {top + 40} V{top + row - 4} m-4 -7 l4 7 l4 -7"/>'
-            )
-        lines = [f"{why}: {n:,}" for why, n in leaving if n]
-        for place, line in enumerate(lines):
-            y = top + 52 + place * 14
-            parts.append(f'<text class="soft" x="{box + 26}" y="{y}">{escape(line)}</text>')
-        if lines:
-            parts.append(f'<path class="arrow" d="M{8 + box / 2} {top + 52} h{box / 2 + 6}"/>')
-    height = 8 + len(steps) * row
-    return (
-        f'<svg role="img" aria-label="flow of images" viewBox="0 0 460 {height}">'
-        + "".join(parts)
-        + "</svg>"
-    )
-
-
-def legend(names: Sequence[str], squares: bool = False) -> str:
+def legend(names: Sequence[str]) -> str:
     """Names beside a sample of their line; empty for a single series."""
     if len(names) < 2:
         return ""
@@ -130,9 +81,7 @@ def legend(names: Sequence[str], squares: bool = False) -> str:
     for number, name in enumerate(names):
         colour, dash = PALETTE[number % len(PALETTE)], DASHES[number % len(DASHES)]
         sample = (
-            f'<rect width="14" height="10" y="1" fill="{colour}"/>'
-            if squares
-            else f'<line x1="0" y1="6" x2="26" y2="6" stroke="{colour}" stroke-width="2" '
+            f'<line x1="0" y1="6" x2="26" y2="6" stroke="{colour}" stroke-width="2" '
             f'stroke-dasharray="{dash}"/>'
         )
         items.append(

@@ -76,6 +76,8 @@ class EventQueue:
         self.close()
         if kind is None and self._unrecorded:
             raise Unrecorded("; ".join(self._unrecorded))
+        for text in self._unrecorded:  # beside the error that is being raised
+            say(f"warning: {text}")
 
     def start(self) -> None:
         """Start the thread and open the sinks."""
