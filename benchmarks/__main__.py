@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = ("__init__", "__main__", "images", "peers", "record", "usage")
+NOT_BENCHMARKS = ("__init__", "__main__", "peers")
 
 
 def main(chosen: list[str]) -> int:
@@ -23,7 +23,7 @@ def main(chosen: list[str]) -> int:
     if unknown := [name for name in wanted if name not in names]:
         print(f"error: no benchmark {unknown[0]}; there are {', '.join(names)}", file=sys.stderr)
         return 2
-    # Each in its own process: threads and caches of one must not colour the next.
+    # Each in its own process: threads and caches of one must not change the next.
     codes = [subprocess.call([sys.executable, "-m", f"benchmarks.{name}"]) for name in wanted]
     return max(codes)
 

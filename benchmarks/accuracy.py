@@ -3,7 +3,7 @@
 The development images at 64 px, the same budget, five seeds: the engine (its own precision,
 augmentation in batches on the device) beside the plain recipe (fp32, torchvision's transforms on
 one image at a time). Split, network, start and learning rate are the same; the figures are those
-of the last epoch on the validation part.
+of the last epoch on the val part.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ FIGURES = ("auroc", "accuracy")
 class SingleImages(Dataset[tuple[torch.Tensor, int]]):
     """Decoded images, transformed one at a time."""
 
-    def __init__(self, data: Prepared, side: int) -> None:
-        self._data, self._transform = data, usual_transform(side)
+    def __init__(self, data: Prepared, image_size: int) -> None:
+        self._data, self._transform = data, usual_transform(image_size)
 
     def __len__(self) -> int:
         return len(self._data.split.train)
@@ -68,9 +68,9 @@ def main() -> int:
             config = settings(Path(name), given, seed)
             found["engine"].append(train_engine(given.dataset, config))
             found["plain"].append(train_plain(prepare(given.dataset, config), config))
-            for side, values in found.items():
-                told = ", ".join(f"{key} {values[-1][key]:.4f}" for key in FIGURES)
-                print(f"seed {seed}, {side}: {told}", flush=True)
+            for recipe, values in found.items():
+                shown = ", ".join(f"{key} {values[-1][key]:.4f}" for key in FIGURES)
+                print(f"seed {seed}, {recipe}: {shown}", flush=True)
     compared = {key: compare(found, key) for key in FIGURES}
     for key, of in compared.items():
         print(
@@ -78,7 +78,10 @@ def main() -> int:
             f"{of['difference']:+.4f}, 95 % interval {of['low']:+.4f} to {of['high']:+.4f}"
         )
     shown = {**vars(given), "dataset": given.dataset.name}
-    print("written to", write_result("accuracy", shown, {"runs": found, "compared": compared}))
+    print(
+        "written to",
+        write_result("accuracy", shown, {"runs": found, "compared": compared}),
+    )
     return 0
 
 
@@ -140,7 +143,7 @@ def train_plain(data: Prepared, config: Config) -> dict[str, float]:
 
 def compare(found: dict[str, list[dict[str, float]]], key: str) -> dict[str, float]:
     """Means over the seeds, and their difference, engine less plain, with Student's interval."""
-    engine, plain = ([run[key] for run in found[side]] for side in ("engine", "plain"))
+    engine, plain = ([run[key] for run in found[recipe]] for recipe in ("engine", "plain"))
     differences = [a - b for a, b in zip(engine, plain, strict=True)]
     middle = statistics.mean(differences)
     count = len(differences)

@@ -53,9 +53,9 @@ def main() -> int:
         turns = take_turns(folder, config, given.rounds)
     ours = statistics.median(turns[OURS]["seconds"])
     figures: dict[str, Any] = {}
-    print("seconds of an epoch, how many times ours (of single turns), peak memory, energy")
+    print("seconds of an epoch, how many times ours (of single turns), peak memory")
     for title in TITLES:
-        seconds, energy = turns[title]["seconds"], turns[title]["joules"]
+        seconds = turns[title]["seconds"]
         middle = statistics.median(seconds)
         ratios = sorted(a / b for a, b in zip(seconds, turns[OURS]["seconds"], strict=True))
         figures[title] = {
@@ -66,13 +66,11 @@ def main() -> int:
             "times_ours_lowest": ratios[0],
             "times_ours_highest": ratios[-1],
             "peak_bytes": turns[title]["peak_bytes"],
-            "joules": statistics.median(energy) if energy else None,
         }
-        used = f"{figures[title]['joules']:7.0f} J" if energy else ""
         print(
             f"{title:34s} {middle:7.2f} s ({min(seconds):.2f} to {max(seconds):.2f})   "
             f"{middle / ours:5.2f}x ours ({ratios[0]:.2f} to {ratios[-1]:.2f})   "
-            f"{turns[title]['peak_bytes'] / 1e9:5.2f} GB{used}"
+            f"{turns[title]['peak_bytes'] / 1e9:5.2f} GB"
         )
     if bar := BARS.get(given.image_size):
         print(f"the bar over {USUAL}: {bar}x; memory: the training process at its peak")
@@ -82,7 +80,7 @@ def main() -> int:
 
 
 def take_turns(folder: Path, config: Config, rounds: int) -> dict[str, dict[str, Any]]:
-    """Every contender's seconds and joules of each turn but the first, and its peak memory."""
+    """Every contender's seconds of each turn but the first, and its peak memory."""
     spawn = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
     turns: dict[str, dict[str, Any]] = {}
@@ -90,15 +88,14 @@ def take_turns(folder: Path, config: Config, rounds: int) -> dict[str, dict[str,
         pipes[title], theirs = spawn.Pipe()
         spawn.Process(target=contend, args=(theirs, title, folder, config)).start()
         theirs.close()
-        turns[title] = {"seconds": [], "joules": [], "peak_bytes": 0}
+        turns[title] = {"seconds": [], "peak_bytes": 0}
     try:
         for turn in range(rounds + 1):
             for title, pipe in pipes.items():
                 pipe.send(True)
-                spent, turns[title]["peak_bytes"] = pipe.recv()
+                seconds, turns[title]["peak_bytes"] = pipe.recv()
                 if turn:
-                    turns[title]["seconds"].append(spent.seconds)
-                    turns[title]["joules"] += [] if spent.joules is None else [spent.joules]
+                    turns[title]["seconds"].append(seconds)
     finally:
         for pipe in pipes.values():
             pipe.close()
@@ -106,7 +103,7 @@ def take_turns(folder: Path, config: Config, rounds: int) -> dict[str, dict[str,
 
 
 def contend(pipe: Connection, title: str, folder: Path, config: Config) -> None:
-    """A contender's process: an epoch whenever it is told to, until the other end closes."""
+    """A contender's process: an epoch whenever it is asked to, until the other end closes."""
     warnings.simplefilter("ignore")
     # Data loaders' workers as they are by default on Linux, not spawned as this process was.
     multiprocessing.set_start_method("fork", force=True)

@@ -50,15 +50,15 @@ def main() -> int:
         sinks = [DatabaseSink(database), FilesSink(Path(folder), Path(folder)), ConsoleSink()]
         with EventQueue(sinks, run_id) as events:
             for pair in range(given.pairs + 1):
-                order = (0, 1) if pair % 2 else (1, 0)  # neither side always goes second
+                order = (0, 1) if pair % 2 else (1, 0)  # neither always goes second
                 seconds = [0.0, 0.0]
-                for side in order:
+                for contender in order:
                     began = time.perf_counter()
-                    if side == 0:
+                    if contender == 0:
                         bare_steps(*bare, batches, runtime)
                     else:
                         engine_steps(*ours, batches, runtime, events, pair + 1)
-                    seconds[side] = (time.perf_counter() - began) / len(batches)
+                    seconds[contender] = (time.perf_counter() - began) / len(batches)
                 if pair:
                     pairs.append((seconds[0], seconds[1]))
     ratios = sorted(engine / plain for plain, engine in pairs)
@@ -93,7 +93,7 @@ def make_batches(count: int, size: int, side: int) -> list[Batch]:
 
 
 def new_model(backbone: str, runtime: Runtime) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The same start for both sides."""
+    """The same start for both."""
     torch.manual_seed(0)
     model = build_model(Model(backbone=backbone, weights="none"), 0.3).to(
         runtime.device, memory_format=runtime.memory_format

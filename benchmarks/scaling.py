@@ -109,7 +109,7 @@ def ratios_of(
         middle = statistics.median(ratios)
         found[kind] = {"ratio": middle, "lowest": ratios[0], "highest": ratios[-1]}
         print(
-            f"{kind}: a image of {more:,} costs {middle:.3f} times one of {fewer:,} "
+            f"{kind}: an image of {more:,} costs {middle:.3f} times one of {fewer:,} "
             f"({ratios[0]:.3f} to {ratios[-1]:.3f})"
             + (f"; the bar is {EPOCH_BAR}" if kind == "epoch" else "")
         )
@@ -148,7 +148,7 @@ def take_turns(
             turns["input"][count].append(seconds / images)
             if turn == 0 and count == min(sets):
                 trainees[count]()  # the first steps make their kernels
-            seconds = sum(trainees[count]().seconds for _ in range(times))
+            seconds = sum(trainees[count]() for _ in range(times))
             turns["epoch"][count].append(seconds / images)
     return turns
 
@@ -173,7 +173,7 @@ def memory(path: Path, config: Config) -> int:
     """Bytes without a file behind them, of a process that trains an epoch and its two workers."""
     spawn = multiprocessing.get_context("spawn")
     ours_end, theirs = spawn.Pipe()
-    process = spawn.Process(target=_train_and_tell, args=(theirs, path, config))
+    process = spawn.Process(target=_train_and_measure, args=(theirs, path, config))
     process.start()
     theirs.close()
     found = ours_end.recv()
@@ -181,7 +181,7 @@ def memory(path: Path, config: Config) -> int:
     return int(found)
 
 
-def _train_and_tell(pipe: Any, path: Path, config: Config) -> None:
+def _train_and_measure(pipe: Any, path: Path, config: Config) -> None:
     multiprocessing.set_start_method("fork", force=True)
     loading = dataclasses.replace(config.system, num_workers=WORKERS)
     config = dataclasses.replace(config, system=loading)

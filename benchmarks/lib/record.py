@@ -14,7 +14,7 @@ import torchvision
 
 from engine.device import describe
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 def write_result(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> Path:

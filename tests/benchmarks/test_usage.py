@@ -1,4 +1,4 @@
-"""What the benchmarks say of memory and energy."""
+"""Memory as the benchmarks measure it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.lib.usage import joules
 
 ROOT = Path(__file__).parents[2]
 MB = 1_000_000
@@ -37,13 +35,3 @@ def test_memory_of_a_process_and_its_child_counts_shared_pages_once() -> None:
     anonymous, peak = map(int, done.stdout.split())
     assert 300 * MB <= anonymous < 330 * MB  # the 200 that both have once, and the child's own
     assert peak >= 200 * MB
-
-
-def test_energy_is_the_sum_of_the_packages(tmp_path: Path) -> None:
-    for name, microjoules in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 2_500_000)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "energy_uj").write_text(f"{microjoules}\n")
-    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of package 0
-    (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("4000000\n")
-    assert joules(tmp_path) == 7.5
-    assert joules(tmp_path / "nothing here") is None
