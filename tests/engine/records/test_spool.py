@@ -67,3 +67,16 @@ def test_a_damaged_file_is_named_and_left(
     assert spool.replay(path, path.parent) == []
     assert "unwritten_events_1.jsonl cannot be read" in capsys.readouterr().err
     assert file.exists()
+
+
+def test_events_of_one_millisecond_are_all_replayed(path: Path) -> None:
+    other = (WARNED[0], "warning", {"code": "c", "message": "d"})
+    spool.keep(path.parent, 1, uid(path), [WARNED, other, FAILED])
+    spool.replay(path, path.parent)
+    assert logged(path) == ["warning", "warning", "training_failed"]
+
+
+def test_a_file_that_cannot_be_read_stops_no_other(path: Path) -> None:
+    (path.parent / "unwritten_events_0.jsonl").mkdir()  # reading it is an OSError
+    spool.keep(path.parent, 1, uid(path), [FAILED])
+    assert spool.replay(path, path.parent) == [1]
