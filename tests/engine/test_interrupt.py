@@ -113,3 +113,18 @@ def test_a_failure_whose_log_cannot_be_written_is_recorded(
     assert status == "failed"
     assert "not a finite number" in error
     assert "could not be logged" in error
+
+
+def test_a_run_that_sigterm_stopped_is_resumed_by_the_same_trainer(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = ConfigManager.load(overrides={**SMALL, "experiment.epochs": 12}, environ={})
+    trainer = CentralizedTrainer(config, "terminated")
+    watcher = when_an_epoch_is_recorded(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    stopped = trainer.train(dataset)
+    watcher.join()
+    assert stopped["status"] == "stopped"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resumed = trainer.train(dataset, resume=True)
+    assert (resumed["status"], resumed["run_id"]) == ("completed", stopped["run_id"])
