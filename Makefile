@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.run        ## train on synthetic images and show a result, in a minute or two
 	$(BIN)/python -m engine.train --demo
 
+# Two processes of one compute thread each: trainings of two threads would wait for one another.
 test: $(VENV)/.dev        ## the tests, in under ten minutes
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-long: $(VENV)/.dev   ## the long suite
 	$(BIN)/python -m pytest -m long --timeout 3600

@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,6 @@ SMALL = {
     "model.weights": "none",
     "data.image_size": 32,
 }
-
-
-@pytest.fixture(autouse=True)
-def usual_signals() -> Iterator[None]:
-    """As in a terminal: a shell that starts the tests in the background ignores SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
