@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -19,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from server.check_dataset import check
-from server.errors import ApiError
+from server.errors import NO_SPACE, ApiError
 from server.settings import Settings
 from server.supervisor import LIVE
 
@@ -27,7 +26,6 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PART = ".upload-"  # how the names of unfinished uploads begin
 CHUNK = 1 << 20  # bytes handed to the disk at once
 UNFINISHED = ("queued", *LIVE)
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 async def put_dataset(request: Request) -> Response:
