@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from dataclasses import field
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError
 
+AUTO = "auto"
 SHOWN = 60  # characters of a refused name or value in an error message
 LONGEST = 4096  # characters of any text, as the longest path of Linux
 
@@ -22,13 +24,14 @@ class Rule(NamedTuple):
     high: float | None = None
     choices: tuple[str, ...] = ()
     pattern: str | None = None
+    form: str = ""  # the pattern in words
     above_low: bool = False  # the lower bound itself is not allowed
     longest: int | None = None  # characters of a text
 
     def allowed(self) -> str:
         """The range in words, for help and for errors."""
         if self.pattern is not None:
-            return self.meaning
+            return self.form
         names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         names |= {"str": "text", "ints": "a list of whole numbers"}
         words = [] if self.kind == "str" and self.choices else [names[self.kind]]
@@ -41,6 +44,11 @@ class Rule(NamedTuple):
         if len(self.choices) > 4:
             return f"one of {', '.join(self.choices)}"
         return " or ".join(words + [str(choice) for choice in self.choices])
+
+
+def key(default: Any, kind: str, meaning: str, **limits: Any) -> Any:
+    """The field of a section's dataclass: the default of a key, and its rule."""
+    return field(default=default, metadata={"rule": Rule(kind, meaning, **limits)})
 
 
 def show(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Every configuration key once: its type, default, range and meaning."""
+"""The whole configuration: its sections, every key's rule, and how values are checked."""
 
 from __future__ import annotations
 
@@ -8,189 +8,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.data_section import Data
 from config.errors import ConfigError
-from config.rules import Rule, convert, require_known, show, shown
+from config.rules import AUTO, Rule, convert, require_known, show, shown
+from config.sections import BACKBONES, Augment, Experiment, Model, Output, System
 
-AUTO = "auto"
-# torchvision's, which a test compares; named here so that a mistake is found without torch.
-BACKBONES = (
-    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
-    *("wide_resnet50_2", "wide_resnet101_2"),
-)
-
-
-def _key(default: Any, kind: str, meaning: str, **limits: Any) -> Any:
-    return field(default=default, metadata={"rule": Rule(kind, meaning, **limits)})
-
-
-@dataclass(frozen=True)
-class System:
-    """How the work is done."""
-
-    batch_size: int = _key(32, "int", "images in a training batch", low=1, high=65536)
-    num_workers: int | str = _key(
-        AUTO, "int", "processes that load batches; auto measures", low=0, high=256, choices=(AUTO,)
-    )
-    prefetch_factor: int = _key(4, "int", "batches each worker keeps ready", low=1, high=1024)
-    pin_memory: bool | str = _key(
-        AUTO, "bool", "page-locked batches; auto: where there is a GPU", choices=(AUTO,)
-    )
-    validation_split: float = _key(
-        0.2, "float", "share of the images for validation", low=0, high=0.9, above_low=True
-    )
-    test_split: float = _key(
-        0.0,
-        "float",
-        "share of the images for the test part, scored once at the end",
-        low=0,
-        high=0.9,
-    )
-    seed: int = _key(42, "int", "seed of everything random", low=0, high=2**32 - 1)
-    device: str = _key(
-        AUTO, "str", "auto, cpu, cuda, cuda:N or mps", pattern=r"auto|cpu|mps|cuda(:\d+)?"
-    )
-    precision: str = _key(
-        AUTO, "str", "arithmetic of the network", choices=(AUTO, "bf16", "fp16", "fp32")
-    )
-    compile: str = _key(
-        AUTO, "str", "torch.compile; auto: where it pays", choices=(AUTO, "on", "off")
-    )
-    threads: int | str = _key(
-        AUTO,
-        "int",
-        "of the arithmetic on a CPU; auto: the cores, divided among the runs on this machine",
-        low=1,
-        high=1024,
-        choices=(AUTO,),
-    )
-    deterministic: bool = _key(False, "bool", "the same bits every time, on a GPU too; slower")
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """What is trained, for how long, and which epoch is kept."""
-
-    learning_rate: float = _key(
-        0.001, "float", "learning rate of AdamW", low=0, high=10, above_low=True
-    )
-    epochs: int = _key(50, "int", "epochs at most", low=1, high=100_000)
-    weight_decay: float = _key(
-        0.0001, "float", "weight decay of AdamW; not applied to norms and biases", low=0, high=10
-    )
-    dropout_rate: float = _key(0.3, "float", "dropout in the head", low=0, high=0.95)
-    early_stopping_patience: int = _key(
-        7, "int", "epochs without improvement before the end", low=1, high=100_000
-    )
-    early_stopping_min_delta: float = _key(
-        0.001, "float", "the least that counts as improvement", low=0, high=1
-    )
-    min_epochs: int = _key(3, "int", "epochs before early stopping may act", low=1, high=100_000)
-    reduce_lr_patience: int = _key(
-        3,
-        "int",
-        "epochs without a lower validation loss before the rate is cut",
-        low=0,
-        high=100_000,
-    )
-    reduce_lr_factor: float = _key(
-        0.5, "float", "what the rate is multiplied by then", low=0, high=0.999, above_low=True
-    )
-    gradient_clip: float = _key(1.0, "float", "largest gradient norm; 0 is no limit", low=0)
-    accumulate: int = _key(1, "int", "batches per optimizer step", low=1, high=65536)
-    min_specificity: float = _key(
-        0.5, "float", "an epoch below it is not eligible as the best", low=0, high=1
-    )
-    target_specificity: float = _key(
-        0.9, "float", "val_recall_at_specificity is the recall at this one", low=0, high=1
-    )
-    checkpoint_minutes: float = _key(
-        10.0, "float", "minutes between checkpoints within an epoch", low=0
-    )
-
-
-@dataclass(frozen=True)
-class Model:
-    """The network."""
-
-    backbone: str = _key("resnet50", "str", "a torchvision ResNet", choices=BACKBONES)
-    weights: str = _key("imagenet", "str", "imagenet, none, or the path of a checkpoint")
-    head_sizes: tuple[int, ...] = _key((256, 64), "ints", "widths of the head's layers", low=1)
-    freeze_epochs: int = _key(
-        0,
-        "int",
-        "epochs with a frozen backbone; then one more stage is trained each epoch",
-        low=0,
-        high=100_000,
-    )
-
-
-@dataclass(frozen=True)
-class Data:
-    """The data set and how it is read."""
-
-    image_size: int = _key(
-        224, "int", "side of the square the images are resized to", low=32, high=2048
-    )
-    positive_label: str = _key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
-    filename_column: str = _key(
-        AUTO, "str", "column of the file names; auto finds the usual names", longest=100
-    )
-    label_column: str = _key(
-        AUTO, "str", "column of the labels; auto finds the usual names", longest=100
-    )
-    patient_column: str = _key(
-        AUTO, "str", "column of the patient ids; auto finds the usual names", longest=100
-    )
-    unreadable: str = _key(
-        "error", "str", "what an unreadable or missing image does", choices=("error", "skip")
-    )
-    max_unpacked_gb: float = _key(
-        50.0, "float", "largest unpacked size of a ZIP", low=0, above_low=True
-    )
-    decode_memory_gb: float = _key(
-        0.25, "float", "memory that decoding threads share", low=0.01, high=10_000
-    )
-    cache_max_gb: float = _key(50.0, "float", "largest decode cache", low=0, above_low=True)
-    residency: str = _key(
-        AUTO,
-        "str",
-        "where the decoded images are kept; auto: on the GPU where they fit",
-        choices=(AUTO, "host", "device"),
-    )
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes to the training images; 0 switches one off."""
-
-    flip: float = _key(0.0, "float", "probability of a mirror image", low=0, high=1)
-    rotate: float = _key(7.0, "float", "degrees to either side at most", low=0, high=180)
-    translate: float = _key(0.05, "float", "shift at most, as a share of the side", low=0, high=0.5)
-    scale: float = _key(0.1, "float", "zoom in or out at most", low=0, high=0.9)
-    brightness: float = _key(0.1, "float", "added at most, of the range 0 to 1", low=0, high=1)
-    contrast: float = _key(0.1, "float", "change of contrast at most", low=0, high=0.9)
-    noise: float = _key(
-        0.02, "float", "standard deviation at most, of the range 0 to 1", low=0, high=1
-    )
-    erase: float = _key(0.0, "float", "probability of an erased rectangle", low=0, high=1)
-
-
-@dataclass(frozen=True)
-class Output:
-    """Where things are left."""
-
-    checkpoint_dir: str = _key("output/checkpoints", "str", "folder of the checkpoints")
-    log_dir: str = _key("output/logs", "str", "folder of the logs")
-    results_dir: str = _key("output/results", "str", "folder of the results")
-    database: str = _key("output/pneumoscope.db", "str", "the SQLite database")
-    cache_dir: str = _key("output/cache", "str", "folder of the decode cache")
-    allow_network_database: bool = _key(
-        False, "bool", "accept a database on NFS, Lustre and the like, used by one machine alone"
-    )
-    keep_snapshots: bool = _key(
-        False, "bool", "keep last.pt and previous.pt of a completed run, which nothing resumes"
-    )
+__all__ = [
+    "AUTO",
+    "BACKBONES",
+    "DEFAULTS",
+    "RULES",
+    "SECTIONS",
+    "Augment",
+    "Config",
+    "Data",
+    "Experiment",
+    "KeyDescription",
+    "Model",
+    "Output",
+    "System",
+    "build",
+    "check",
+    "describe",
+]
 
 
 @dataclass(frozen=True)
