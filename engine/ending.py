@@ -26,10 +26,10 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
     """
     _write_pending(run)
     tested = None
-    if completed and len(run.data.split.test) and run.selection.best_epoch is not None:
+    if completed and len(run.data.split.test) and run.state.selection.best_epoch is not None:
         tested = _score_test(run)
         completed = tested is not None
-    selection, ending = run.selection, figures_of(run)
+    selection, ending = run.state.selection, figures_of(run)
     outcome = {
         "run_id": run.run_id,
         "run_uid": run.run_uid,
@@ -57,14 +57,14 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
 
 def figures_of(run: Run) -> dict[str, Any]:
     """The fields of `TrainingComplete`, as the run stands."""
-    selection, best_epoch = run.selection, run.selection.best_epoch
+    selection, best_epoch = run.state.selection, run.state.selection.best_epoch
     return {
         "metrics": {f"best_{name}": selection.best_summary.get(name) for name in BEST_KEYS},
         "best_epoch": best_epoch,
-        "total_epochs_run": run.state.epoch - 1,
-        "training_time": run.elapsed(),
+        "total_epochs_run": run.state.position.epoch - 1,
+        "training_time": run.state.elapsed(),
         "early_stopped": selection.stopped_early,
-        "best_model_path": str(run.snapshots.best_path) if best_epoch else None,
+        "best_model_path": str(run.saving.snapshots.best_path) if best_epoch else None,
     }
 
 
@@ -73,13 +73,14 @@ def _patience(run: Run) -> float:
 
 
 def _write_pending(run: Run) -> None:
-    unwritten = run.snapshots.finish(_patience(run))
+    snapshots = run.saving.snapshots
+    unwritten = snapshots.finish(_patience(run))
     if unwritten is None:
         return
-    best = run.selection.best_epoch
-    if best is not None and not run.snapshots.has_best(best):
+    best = run.state.selection.best_epoch
+    if best is not None and not snapshots.has_best(best):
         raise UserError(
-            f"the model of the best epoch, {best}, could not be saved in {run.snapshots.folder}; "
+            f"the model of the best epoch, {best}, could not be saved in {snapshots.folder}; "
             f"make room there and resume run {run.run_id}"
         )
     run.emit(RunWarning("output_missing", f"{unwritten} could not be written"))
@@ -90,8 +91,8 @@ def _score_test(run: Run) -> dict[str, Any] | None:
 
     None where the run was stopped meanwhile.
     """
-    content = bundle.load(run.snapshots.best_path)
-    run.learner.model.load_state_dict(content["weights"])
+    content = bundle.load(run.saving.snapshots.best_path)
+    run.state.learner.model.load_state_dict(content["weights"])
     loader, batches = evaluation_loader(run.config, run.data, run.runtime, run.data.split.test)
     scored = run.evaluate(loader, len(batches))
     if scored.stopped:
@@ -107,8 +108,8 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     content["run_uid"] = run.run_uid  # a bundle of format 1 had none
     _insist(
         run,
-        f"{run.snapshots.best_path} with its test figures",
-        lambda: run.snapshots.replace_best(content),
+        f"{run.saving.snapshots.best_path} with its test figures",
+        lambda: run.saving.snapshots.replace_best(content),
     )
     return figures
 

@@ -134,7 +134,7 @@ class CentralizedTrainer:
                 if run.runtime.device.type == "cuda":
                     system.gpu = run.runtime.device.index or 0
                 self._record(path, prepared, run)
-                with run.threads, run.snapshots:
+                with run.threads, run.saving.snapshots:
                     outcome = end_run(run, run.train(claim.resumes))
             except StoppedEarly:
                 events.emit(self._stopped_at(run))
@@ -158,7 +158,7 @@ class CentralizedTrainer:
             return
         row = get_run_sync(Path(self.config.output.database), run.run_id)
         if row is not None and row["status"] == "completed":
-            run.snapshots.discard()
+            run.saving.snapshots.discard()
 
     def _record_failure(self, error: BaseException, events: EventQueue) -> None:
         assert self.run_id is not None
@@ -173,7 +173,7 @@ class CentralizedTrainer:
     def _stopped_at(self, run: Run | None) -> TrainingStopped:
         """The end of a run that was stopped outside its loop, with what it has so far."""
         assert self.run_id is not None
-        if run is not None and len(run.history):
+        if run is not None and len(run.state.history):
             figures = figures_of(run)
         else:
             database = Path(self.config.output.database)

@@ -46,6 +46,7 @@ LEVELS = (
     ("trainer",),
     ("failure", "ending"),
     ("run",),
+    ("saving",),
     ("report",),
     ("inference",),
     ("training",),

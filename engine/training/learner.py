@@ -21,6 +21,7 @@ class Learner:
     def __init__(self, model: nn.Module, config: Config, runtime: Runtime) -> None:
         """Moves `model` to the runtime's device and memory format. Raises UserError."""
         self._experiment, self._freeze_epochs = config.experiment, config.model.freeze_epochs
+        self.device = runtime.device
         self._epoch = 1  # the last one whose stages the optimizer has
         self.model = model.to(runtime.device).to(memory_format=runtime.memory_format)
         self.scaler = runtime.scaler()

@@ -82,7 +82,7 @@ def at_the_end(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -
     end = trainer.end_run
 
     def end_run(run: Run, completed: bool) -> dict[str, Any]:
-        run.snapshots.finish(0)
+        run.saving.snapshots.finish(0)
         happens()
         return end(run, completed)
 
@@ -167,7 +167,7 @@ def test_progress_says_how_long_the_run_will_take(
     run = Run(
         1, "uid", "timed", config, prepare(dataset, config), network, seen.append, StopRequest()
     )
-    with run.snapshots:
+    with run.saving.snapshots:
         assert run.train(resume=False)
     shown = [event for event in seen if isinstance(event, TrainingProgress)]
     seconds = [event.epoch_seconds for event in seen if isinstance(event, EpochMetrics)]

@@ -55,18 +55,18 @@ def test_a_run_of_the_first_version_is_resumed_in_the_middle_of_its_epoch(
     config = in_folder(tmp_path, experiment__epochs=3, model__head_sizes=[8])
     seen: list[Event] = []
     run = resumed(config, dataset, seen)
-    with run.snapshots:
+    with run.saving.snapshots:
         assert run.train(resume=True)
-        assert run.snapshots.finish(0) is None
+        assert run.saving.snapshots.finish(0) is None
     (resumption,) = [event for event in seen if isinstance(event, TrainingResumed)]
     ((name, first),) = resumption.history
     assert (name, first["epoch"]) == ("training_metrics_update", 1)
     assert first["train_seconds"] == first["epoch_seconds"]  # all that was measured then
     assert [event.epoch for event in seen if isinstance(event, EpochMetrics)] == [2, 3]
     assert not [event for event in seen if isinstance(event, RunWarning) and "snap" in event.code]
-    best = checkpoint.load(run.snapshots.best_path)
-    assert best["epoch"] == run.selection.best_epoch
-    last = checkpoint.load(run.snapshots.folder / "last.pt")
+    best = checkpoint.load(run.saving.snapshots.best_path)
+    assert best["epoch"] == run.state.selection.best_epoch
+    last = checkpoint.load(run.saving.snapshots.folder / "last.pt")
     assert (last["format"], last["run_uid"]) == (2, "uid")
 
 
@@ -78,12 +78,12 @@ def test_a_lost_best_model_of_the_first_version_is_said_and_chosen_anew(
     seen: list[Event] = []
     best = {"best": {"epoch": 7, "recall": 1.0, "specificity": 1.0, "auroc": 1.0, "val_loss": 0.0}}
     run = resumed(config, dataset, seen, best=best | {"eligible_seen": True})
-    with run.snapshots:
+    with run.saving.snapshots:
         assert run.train(resume=True)
-        assert run.snapshots.finish(0) is None
+        assert run.saving.snapshots.finish(0) is None
     assert [e.message for e in seen if isinstance(e, RunWarning) and e.code == "snapshot_damaged"]
-    assert run.selection.best_epoch == 2
-    assert checkpoint.load(run.snapshots.best_path)["epoch"] == 2
+    assert run.state.selection.best_epoch == 2
+    assert checkpoint.load(run.saving.snapshots.best_path)["epoch"] == 2
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,15 @@ def test_a_snapshot_that_does_not_fit_is_refused_in_words(
 ) -> None:
     config = in_folder(tmp_path, model__head_sizes=[8])
     run = resumed(config, dataset, [], **changes)
-    with run.snapshots, pytest.raises(UserError, match=r"run 1 .*does not fit"):
+    with run.saving.snapshots, pytest.raises(UserError, match=r"run 1 .*does not fit"):
         run.train(resume=True)
 
 
 def test_a_snapshot_for_another_network_is_refused_in_words(dataset: Path, tmp_path: Path) -> None:
     config = in_folder(tmp_path, model__head_sizes=[16])
     run = resumed(config, dataset, [])
-    with run.snapshots, pytest.raises(UserError, match=r"run 1 .*does not fit its configuration"):
+    with (
+        run.saving.snapshots,
+        pytest.raises(UserError, match=r"run 1 .*does not fit its configuration"),
+    ):
         run.train(resume=True)
