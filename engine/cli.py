@@ -168,7 +168,10 @@ def stop_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
         if name != "SIGHUP":
             signal.signal(number, signal.SIG_DFL)
         stop(f"stopped by {name}")
-        print(f"\n{name}: finishing this step and saving; again to end at once", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one.
+        message = f"\n{name}: finishing this step and saving; again to end at once\n"
+        with contextlib.suppress(OSError):  # stderr may be closed
+            os.write(2, message.encode())
 
     before = {}
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP"):

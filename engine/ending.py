@@ -74,7 +74,7 @@ def _patience(run: Run) -> float:
 
 def _write_pending(run: Run) -> None:
     snapshots = run.saving.snapshots
-    unwritten = snapshots.finish(_patience(run))
+    unwritten = snapshots.finish(lambda: _patience(run))
     if unwritten is None:
         return
     best = run.state.selection.best_epoch
@@ -94,7 +94,7 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     content = bundle.load(run.saving.snapshots.best_path)
     run.state.learner.model.load_state_dict(content["weights"])
     loader, batches = evaluation_loader(run.config, run.data, run.runtime, run.data.split.test)
-    scored = run.evaluate(loader, len(batches))
+    scored = run.evaluate(loader, len(batches), content["epoch"], "test")
     if scored.stopped:
         return None
     target = run.config.experiment.target_specificity
@@ -122,6 +122,6 @@ def _insist(run: Run, what: str, write: Callable[[], None]) -> None:
         run.emit(RunWarning("disk_trouble", message))
 
     try:
-        insist(write, _patience(run), waiting)
+        insist(write, lambda: _patience(run), waiting)
     except OSError as error:
         run.emit(RunWarning("output_missing", f"{what} could not be written ({error})"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +18,42 @@ RETRY_EVERY = 0.5  # seconds
 FORMULA_SIGNS = ("=", "+", "-", "@")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file, completely or not at all."""
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to, in the same folder, which becomes `path` at the end of the block.
+
+    Where the block raises, `path` stays as it was and nothing is left. The folder is made.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
         temporary.replace(path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file, completely or not at all."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def insist(
-    write: Callable[[], None], patience: float, on_trouble: Callable[[OSError], None]
+    write: Callable[[], None],
+    patience: Callable[[], float],
+    on_trouble: Callable[[OSError], None],
 ) -> None:
     """Call `write` until it succeeds; it may fail for `patience` seconds. Raises its OSError.
 
+    `patience` is asked again each time: it shrinks where somebody begins to wait for the end.
     `on_trouble` gets the first error: a full disk is often emptied by somebody within a minute.
     """
-    deadline = time.monotonic() + patience
+    began = time.monotonic()
     troubled = False
     while True:
         try:
@@ -48,7 +62,7 @@ def insist(
             if not troubled:
                 troubled = True
                 on_trouble(error)
-            if time.monotonic() >= deadline:
+            if time.monotonic() - began >= patience():
                 raise
         time.sleep(RETRY_EVERY)
 

@@ -76,7 +76,7 @@ class Run:
             trained = self._train_epoch()
             if trained.stopped:
                 break
-            validated = self.evaluate(self.loaders.val, len(self.loaders.val_batches))
+            validated = self._validate()
             if validated.stopped:
                 break
             self._finish_epoch(trained, validated)
@@ -86,8 +86,14 @@ class Run:
             self.saving.save("stopped")
         return self.state.is_done
 
-    def evaluate(self, loader: Iterable[Batch], steps: int) -> EvalFigures:
-        """Score every image of `loader` with the present weights."""
+    def _validate(self) -> EvalFigures:
+        epoch = self.state.position.epoch
+        return self.evaluate(self.loaders.val, len(self.loaders.val_batches), epoch)
+
+    def evaluate(
+        self, loader: Iterable[Batch], steps: int, epoch: int, phase: str = "validate"
+    ) -> EvalFigures:
+        """Score every image of `loader` with the present weights, which are those of `epoch`."""
         self.threads.balance()
         return evaluate_epoch(
             self.state.learner.model,
@@ -95,7 +101,8 @@ class Run:
             steps,
             lambda batch: evaluation_inputs(batch.images, self.runtime),
             self.runtime,
-            self.state.position.epoch,
+            epoch,
+            phase,
             emit=self._emit_progress,
             should_stop=self.stop.is_set,
         )

@@ -115,9 +115,9 @@ def train(
     except UserError:
         raise
     except Exception as error:
-        if trainer.run_id is None:
-            raise  # there is no log yet: the traceback belongs to the terminal
-        where = f"{trainer.config.output.log_dir}/run_{trainer.run_id}.log"
+        if trainer.run_id is None or trainer.traceback_log is None:
+            raise  # the traceback is in no log: it belongs to the terminal
+        where = trainer.traceback_log
         print(f"error: {type(error).__name__}: {error}\n(details in {where})", file=sys.stderr)
         if hint := hint_for(error, trainer.config, trainer.run_id):
             print(f"try: {hint}", file=sys.stderr)

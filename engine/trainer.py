@@ -18,7 +18,7 @@ from config import Config, ConfigManager, UserError
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
 from engine.device import configure_cublas, resolve
-from engine.ending import end_run, figures_of
+from engine.ending import STOP_PATIENCE, end_run, figures_of
 from engine.failure import describe_error, hint_for, ignore_dead_loaders
 from engine.files import storable, visible
 from engine.model.resnet import build_model
@@ -56,6 +56,7 @@ class CentralizedTrainer:
         self.config = (config if config is not None else ConfigManager.load()).absolute()
         self.run_name, self.run_description = visible(run_name), visible(run_description)
         self.run_id = run_id
+        self.traceback_log: Path | None = None  # where the traceback of a failed run is
         self._prepared: tuple[Path, Prepared] | None = None
         self._stop = StopRequest()
         self._remarks = configure_cublas(self.config.system.deterministic)
@@ -108,10 +109,11 @@ class CentralizedTrainer:
             network = None
             claim = claim_stored(database, self.run_id, self.config, resume)
         assert self.run_id is not None
+        records = DatabaseSink(database, results_dir, claim.run_uid)
         sinks: list[Sink] = [
             # First: who learns of an event from the database finds it in the files.
             FilesSink(results_dir, Path(output.log_dir)),
-            DatabaseSink(database, results_dir, claim.run_uid),
+            records,
             ConsoleSink(),
         ]
         run = None
@@ -149,6 +151,9 @@ class CentralizedTrainer:
                 except RuntimeError:  # torch reports a second dead loader by a signal, anywhere
                     self._record_failure(error, events)
                 raise
+            finally:
+                if self._stop.is_set():
+                    records.close_seconds = STOP_PATIENCE
         self._discard_snapshots(run)
         return outcome
 
@@ -165,7 +170,9 @@ class CentralizedTrainer:
         ignore_dead_loaders()
         text, hint = describe_error(error), hint_for(error, self.config, self.run_id)
         try:
-            results.log_traceback(self.config.output, self.run_id, traceback.format_exc())
+            self.traceback_log = results.log_traceback(
+                self.config.output, self.run_id, traceback.format_exc()
+            )
         except OSError as problem:  # a full disk, say: the failure itself is still recorded
             text += f" (its traceback could not be logged: {problem})"
         events.emit(TrainingFailed(error=text, hint=hint))

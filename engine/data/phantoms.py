@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from engine.files import replacing
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,8 @@ def write_demo_dataset(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["patient_id", "filename", "label"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with zipfile.ZipFile(unfinished, "w") as archive:
+    # A run may be reading the one before.
+    with replacing(path) as unfinished, zipfile.ZipFile(unfinished, "w") as archive:
         for number, owner in enumerate(owners.tolist()):
             ill = owner % 2 == 1
             name = f"phantom_{number:04d}.png"
@@ -47,7 +47,6 @@ def write_demo_dataset(
             archive.writestr(f"images/{name}", file.getvalue())
             writer.writerow([f"D{owner:03d}", name, "PNEUMONIA" if ill else "NORMAL"])
         archive.writestr("metadata.csv", table.getvalue())
-    unfinished.replace(path)  # a run may be reading the one before
     return path
 
 

@@ -15,7 +15,7 @@ import torch
 
 from config import UserError
 from config.errors import first_line
-from engine.files import sync_folder
+from engine.files import replacing
 
 FORMAT = 2
 TEMPORARY = ".*.tmp"  # what a killed process leaves: a glob pattern
@@ -31,19 +31,13 @@ def save(state: dict[str, Any], path: Path, keep: Path | None = None) -> None:
     Where `keep` is given, the file at `path` is renamed to it once the new one is complete.
     Raises OSError (a full disk, say); `path` is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         with temporary.open("wb") as file:
             _write({**state, "format": FORMAT, "sha256": checksum(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             path.replace(keep)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load(path: Path) -> dict[str, Any]:

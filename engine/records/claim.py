@@ -65,7 +65,8 @@ def claim_stored(database: Path, run_id: int, config: Config, resume: bool) -> C
     if row["config"] is not None:
         before = Config.from_dict(row["config"]).absolute()
         if changes := check_changes(run_id, before, config):
-            message = f"resumed with {describe_changes(changes)}"
+            how = "resumed" if resumes else "started"
+            message = f"{how} with {describe_changes(changes)}"
             remarks.append(("configuration_changed", message))
     mark(row, output)  # first: it may fail, and a claimed run is nobody else's
     claim_run_sync(database, run_id, os.getpid(), started_at(os.getpid()))

@@ -82,10 +82,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
-def log_traceback(output: Output, run_id: int, text: str) -> None:
-    """Append a traceback to the run's log, each line with its time."""
+def log_traceback(output: Output, run_id: int, text: str) -> Path:
+    """Append a traceback to the run's log, whose path is returned, each line with its time."""
     path = Path(output.log_dir) / f"run_{run_id}.log"
     stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(f"{stamp} {line}\n" for line in text.rstrip().splitlines())
+    return path

@@ -12,7 +12,7 @@ from config.schema import RULES
 from engine.records.identity import RESULTS, has_snapshot, run_folder
 
 RESUMABLE = ("queued", "stopped", "failed", "interrupted", "preparing", "in_progress")
-# What changes figures in their last bits at most, or is meant to change, or is meant to change.
+# What changes figures in their last bits at most, or is meant to change.
 MAY_CHANGE = (
     *("experiment.epochs", "experiment.early_stopping_patience", "experiment.checkpoint_minutes"),
     *("system.device", "system.precision", "system.num_workers", "system.prefetch_factor"),

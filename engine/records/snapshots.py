@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from config import UserError
-from engine.files import sync_folder, write_text
+from engine.files import replacing, write_text
 from engine.records import checkpoint, format1
 from engine.records.writer import LatestWriter
 
@@ -152,8 +152,8 @@ class Snapshots:
         has_bundle = staged if bundle is not None else None
         self._writer.submit(_Job(staged, has_bundle, epoch, reason))
 
-    def finish(self, patience: float) -> Path | None:
-        """Write what waits, trying again for `patience` seconds; what could not be written.
+    def finish(self, patience: Callable[[], float]) -> Path | None:
+        """Write what waits, trying again for `patience()` seconds; what could not be written.
 
         The best model may be there all the same: see `has_best`.
         """
@@ -274,16 +274,10 @@ def _link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, atomically; a copy where links are not supported."""
     if target.exists() and target.samefile(source):
         return  # a rename onto the same file would do nothing and leave the other name
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
+    with replacing(target) as temporary:
         try:
             temporary.hardlink_to(source)
         except OSError:
             shutil.copyfile(source, temporary)
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

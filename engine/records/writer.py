@@ -43,8 +43,8 @@ class LatestWriter(Generic[Job]):
         if thread is not None:
             thread.join()
 
-    def finish(self, patience: float) -> Job | None:
-        """Write what waits, trying again for `patience` seconds; the job that still failed."""
+    def finish(self, patience: Callable[[], float]) -> Job | None:
+        """Write what waits, trying again for `patience()` seconds; the job that still failed."""
         self.join()
         self._raise_fault()
         job = self._waiting

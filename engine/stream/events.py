@@ -53,7 +53,7 @@ class TrainingProgress(Event):
     """At most four a second; transient: a later one replaces an earlier one."""
 
     name: ClassVar[str] = "training_progress"
-    phase: str  # train or validate
+    phase: str  # train, validate or test
     epoch: int  # 1-based
     step: int  # batches done in this phase
     steps: int  # batches of this phase

@@ -46,8 +46,8 @@ class EventQueue:
     """Carries events from the training thread to the sinks; a context manager.
 
     Its end raises Unrecorded where a sink could not keep everything and nothing else was raised.
-    What waits is bounded: between two lasting events, of which an epoch has a handful, there is
-    never more than one progress event.
+    What waits is bounded: of consecutive progress events or samples of the system only the newest
+    is kept, and an epoch has a handful of others.
     """
 
     def __init__(self, sinks: Sequence[Sink], run_id: int) -> None:

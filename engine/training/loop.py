@@ -109,6 +109,7 @@ def evaluate_epoch(
     to_input: ToInput,
     runtime: Runtime,
     epoch: int,
+    phase: str = "validate",
     *,
     emit: Emit,
     should_stop: Callable[[], bool],
@@ -118,7 +119,7 @@ def evaluate_epoch(
     model.eval()
     state = EpochState(epoch)
     state.move_to(runtime.device)
-    meter = Meter(emit, "validate", steps, state)
+    meter = Meter(emit, phase, steps, state)
     all_logits: list[torch.Tensor] = []
     all_labels: list[torch.Tensor] = []
     all_index: list[torch.Tensor] = []

@@ -82,7 +82,7 @@ def at_the_end(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], object]) -
     end = trainer.end_run
 
     def end_run(run: Run, completed: bool) -> dict[str, Any]:
-        run.saving.snapshots.finish(0)
+        run.saving.snapshots.finish(lambda: 0)
         happens()
         return end(run, completed)
 

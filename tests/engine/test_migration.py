@@ -57,7 +57,7 @@ def test_a_run_of_the_first_version_is_resumed_in_the_middle_of_its_epoch(
     run = resumed(config, dataset, seen)
     with run.saving.snapshots:
         assert run.train(resume=True)
-        assert run.saving.snapshots.finish(0) is None
+        assert run.saving.snapshots.finish(lambda: 0) is None
     (resumption,) = [event for event in seen if isinstance(event, TrainingResumed)]
     ((name, first),) = resumption.history
     assert (name, first["epoch"]) == ("training_metrics_update", 1)
@@ -80,7 +80,7 @@ def test_a_lost_best_model_of_the_first_version_is_said_and_chosen_anew(
     run = resumed(config, dataset, seen, best=best | {"eligible_seen": True})
     with run.saving.snapshots:
         assert run.train(resume=True)
-        assert run.saving.snapshots.finish(0) is None
+        assert run.saving.snapshots.finish(lambda: 0) is None
     assert [e.message for e in seen if isinstance(e, RunWarning) and e.code == "snapshot_damaged"]
     assert run.state.selection.best_epoch == 2
     assert checkpoint.load(run.saving.snapshots.best_path)["epoch"] == 2

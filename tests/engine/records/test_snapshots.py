@@ -49,7 +49,7 @@ def trained(folder: Path, *epochs: tuple[int, int]) -> None:
     snapshots.begin()
     for epoch, best in epochs:
         snapshots.save(snapshot(epoch, best), bundle(epoch) if best == epoch else None, epoch, "")
-        assert snapshots.finish(0) is None
+        assert snapshots.finish(lambda: 0) is None
 
 
 def published(folder: Path) -> tuple[int, str]:
@@ -62,7 +62,7 @@ def test_the_bundle_is_published_with_its_scores_and_old_ones_are_removed(tmp_pa
     snapshots.begin()
     for epoch, best in ((1, 1), (2, 1), (3, 3), (4, 3), (5, 3)):
         snapshots.save(snapshot(epoch, best), bundle(epoch) if best == epoch else None, epoch, "e")
-        assert snapshots.finish(0) is None
+        assert snapshots.finish(lambda: 0) is None
         assert published(tmp_path) == (best, f"of {best}\n")
     assert {path.name for path in tmp_path.glob("*.pt")} == {
         *("best_model.pt", "last.pt", "previous.pt", ".best_00003.pt")
@@ -96,7 +96,7 @@ while True:
         sys.addaudithook(count)
         snapshots.save(snapshot(2, 2), bundle(2), 2, "epoch")
         snapshots.save(snapshot(3, 2), None, 3, "epoch")
-        os._exit(0 if snapshots.finish(0) is None else 1)
+        os._exit(0 if snapshots.finish(lambda: 0) is None else 1)
     _, status = os.waitpid(child, 0)
     loaded = opened(folder).load()
     assert not loaded.warnings, (moments, loaded.warnings)
@@ -137,7 +137,7 @@ def test_an_epoch_that_is_trained_again_and_is_no_longer_the_best_leaves_no_mode
     again = opened(tmp_path)
     assert again.load().state["best_epoch"] == 1
     again.save(snapshot(2, 1), None, 2, "epoch")
-    assert again.finish(0) is None
+    assert again.finish(lambda: 0) is None
     assert published(tmp_path) == (1, "of 1\n")
     assert not (tmp_path / ".best_00002.pt").exists()
 
@@ -216,7 +216,7 @@ def test_a_slow_disk_never_makes_the_training_wait(tmp_path: Path) -> None:
         snapshots.save(snapshot(epoch, 2), None, epoch, "epoch")
     assert time.monotonic() - began < 30  # the write that has begun takes 60 s
     done.set()
-    assert snapshots.finish(0) is None
+    assert snapshots.finish(lambda: 0) is None
     assert published(tmp_path) == (2, "of 2\n")
     written = [epoch for name, epoch, _ in noted if name == "last.pt"]
     assert written == [1, 7]  # what was still waiting was replaced by what is newer
@@ -229,7 +229,7 @@ def test_a_full_disk_is_said_once_and_written_later(
     snapshots = opened(folder, noted=noted)
     snapshots.begin()
     snapshots.save(snapshot(1, 1), bundle(1, size=100_000), 1, "epoch")
-    assert snapshots.finish(0) is None
+    assert snapshots.finish(lambda: 0) is None
     filler = fill(folder)
     noted.clear()
     for epoch in (2, 3, 4):
@@ -240,7 +240,7 @@ def test_a_full_disk_is_said_once_and_written_later(
     assert published(folder)[0] == 1
     filler.unlink()
     snapshots.save(snapshot(5, 3), None, 5, "epoch")
-    assert snapshots.finish(0) is None
+    assert snapshots.finish(lambda: 0) is None
     assert published(folder) == (3, "of 3\n")
     assert opened(folder).load().state["state"]["epoch"] == 6
 
@@ -251,12 +251,12 @@ def test_the_end_waits_for_room(small_disk: Callable[[int], Path]) -> None:
     snapshots.begin()
     filler = fill(folder)
     snapshots.save(snapshot(1, 1), bundle(1, size=100_000), 1, "epoch")
-    assert snapshots.finish(0) is not None
+    assert snapshots.finish(lambda: 0) is not None
     assert not snapshots.has_best(1)
     snapshots.save(snapshot(2, 1), None, 2, "epoch")
     snapshots._writer.join()
     threading.Timer(1.0, filler.unlink).start()
-    assert snapshots.finish(60) is None
+    assert snapshots.finish(lambda: 60) is None
     assert snapshots.has_best(1)
 
 

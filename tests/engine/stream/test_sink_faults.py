@@ -52,6 +52,7 @@ async def refused(sink: DatabaseSink | FilesSink, numbers: Iterable[int]) -> Non
 
 def epochs_logged(path: Path) -> list[int]:
     with connect(path) as database:
+        database.execute("BEGIN")  # both tables as of one moment
         query = f"SELECT payload FROM event WHERE event = '{EpochMetrics.name}' ORDER BY event_id"
         rows = database.execute(query).fetchall()
         kept = database.execute("SELECT epoch FROM run_metrics ORDER BY rowid").fetchall()
