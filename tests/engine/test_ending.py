@@ -161,14 +161,17 @@ def test_progress_says_how_long_the_run_will_take(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "PROGRESS_EVERY", 0.0)
-    config = in_folder(tmp_path, experiment__epochs=3)
+    config = in_folder(tmp_path, experiment__epochs=3, system__test_split=0.2)
     seen: list[Event] = []
     network = build_model(config.model, config.experiment.dropout_rate)
     run = Run(
         1, "uid", "timed", config, prepare(dataset, config), network, seen.append, StopRequest()
     )
     with run.saving.snapshots:
-        assert run.train(resume=False)
+        outcome = ending.end_run(run, run.train(resume=False))
+    tests = [e for e in seen if isinstance(e, TrainingProgress) and e.phase == "test"]
+    assert {event.epoch for event in tests} == {outcome["best_epoch"]}
+    seen = [event for event in seen if event not in tests]
     shown = [event for event in seen if isinstance(event, TrainingProgress)]
     seconds = [event.epoch_seconds for event in seen if isinstance(event, EpochMetrics)]
     assert all(event.run_eta_seconds is None for event in shown if event.epoch == 1)
