@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -34,8 +33,13 @@ def test_a_stop_ends_the_wait_for_a_full_disk() -> None:
 def test_what_fails_while_it_is_written_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def half() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert path.read_text() == "old"
-    assert os.listdir(path.parent) == ["a.txt"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["a.txt"]
