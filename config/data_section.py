@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from config.rules import AUTO, key
+from config.rules import AUTO, Rule, key
+
+POLICIES = ("error", "drop", "positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -15,6 +17,7 @@ class Data:
         224, "int", "side of the square the images are resized to", low=32, high=2048
     )
     positive_label: str = key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
+    table: str = key(AUTO, "str", "file name of the table; auto finds it", longest=1000)
     filename_column: str = key(
         AUTO, "str", "column of the file names; auto finds the usual names", longest=100
     )
@@ -22,8 +25,20 @@ class Data:
         AUTO, "str", "column of the labels; auto finds the usual names", longest=100
     )
     patient_column: str = key(
-        AUTO, "str", "column of the patient ids; auto finds the usual names", longest=100
+        AUTO, "str", "column of the patient ids, or none; auto finds the usual names", longest=100
     )
+    patient_pattern: str = key(AUTO, "str", "regular expression of ids in paths", longest=1000)
+    label_map: dict[str, int | str] = field(
+        default_factory=dict,
+        metadata={"rule": Rule("map", 'labels as the data set has them; "*" is every other label')},
+    )
+    label_separator: str = key(AUTO, "str", "sign between findings, list or none", longest=100)
+    uncertain: str = key("error", "str", "what the label -1 or uncertain does", choices=POLICIES)
+    unmentioned: str = key("error", "str", "what an empty label does", choices=POLICIES)
+    votes: str = key(
+        "error", "str", "how rows of one image decide", choices=("error", "any", "majority", "all")
+    )
+    where: str = key("none", "str", "rows that are used, as in View Position in PA,AP; or none")
     unreadable: str = key(
         "error", "str", "what an unreadable or missing image does", choices=("error", "skip")
     )

@@ -108,7 +108,8 @@ def _entries(node: yaml.Node, path: Path) -> list[tuple[str, yaml.Node, int]]:
 def _value(key: str, node: yaml.Node, source: str) -> Any:
     if _is_text(key) and isinstance(node, yaml.ScalarNode) and node.tag in AS_WRITTEN:
         return node.value  # a class called 1 or No is a name all the same
-    loader = yaml.SafeLoader("")
+    # The labels of a mapping are text as written: No, 1 and 1.0 too.
+    loader = yaml.BaseLoader("") if RULES[key].kind == "map" else yaml.SafeLoader("")
     try:
         return loader.construct_document(node)
     except YAML_ERRORS as error:
@@ -121,10 +122,13 @@ def _value(key: str, node: yaml.Node, source: str) -> Any:
 def _parse(key: str, text: str) -> Any:
     if _is_text(key) and text[:1] not in ("'", '"'):
         return text
+    loader = yaml.BaseLoader(text) if RULES[key].kind == "map" else yaml.SafeLoader(text)
     try:
-        return yaml.safe_load(text)
+        return loader.get_single_data()
     except YAML_ERRORS:
         return text  # the schema says what is wrong with it
+    finally:
+        loader.dispose()
 
 
 def _is_text(key: str) -> bool:

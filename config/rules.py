@@ -12,11 +12,13 @@ from config.errors import ConfigError
 
 AUTO = "auto"
 SHOWN = 60  # characters of a refused name or value in an error message
+MAPPED: dict[str, int | str] = {"0": 0, "1": 1, "drop": "drop"}  # what a label is mapped to
+MOST_MAPPED = 10_000  # labels of a mapping
 LONGEST = 4096  # characters of any text, as the longest path of Linux
 
 
 class Rule(NamedTuple):
-    """What a key accepts. `kind` is int, float, bool, str or ints (a list of them)."""
+    """What a key accepts. `kind` is int, float, bool, str, ints (a list) or map (of labels)."""
 
     kind: str
     meaning: str
@@ -34,6 +36,7 @@ class Rule(NamedTuple):
             return self.form
         names = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         names |= {"str": "text", "ints": "a list of whole numbers"}
+        names |= {"map": "a mapping of labels to 0, 1 or drop"}
         words = [] if self.kind == "str" and self.choices else [names[self.kind]]
         if self.longest is not None:
             words[0] += f" of at most {self.longest} characters"
@@ -55,6 +58,8 @@ def show(value: Any) -> str:
     """A value as YAML has it."""
     if isinstance(value, tuple | list):
         return "[" + ", ".join(map(show, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{show(key)}: {show(of)}" for key, of in value.items()) + "}"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -98,7 +103,23 @@ def convert(rule: Rule, value: Any) -> Any:
             return None
         numbers = [_number(rule, item, int) for item in value]
         return None if None in numbers else tuple(numbers)
+    if rule.kind == "map":
+        return _mapping(value)
     return _number(rule, value, int if rule.kind == "int" else float)
+
+
+def _mapping(value: Any) -> dict[str, int | str] | None:
+    """Labels as text to 0, 1 or drop."""
+    if not isinstance(value, dict) or len(value) > MOST_MAPPED:
+        return None
+    result: dict[str, int | str] = {}
+    for label, of in value.items():
+        if not isinstance(label, str) or not label.isprintable() or len(label) > LONGEST:
+            return None
+        if isinstance(of, bool) or not isinstance(of, int | str) or str(of) not in MAPPED:
+            return None
+        result[label] = MAPPED[str(of)]
+    return result
 
 
 def _number(rule: Rule, value: Any, kind: type[int] | type[float]) -> int | float | None:

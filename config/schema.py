@@ -98,7 +98,7 @@ RULES: dict[str, Rule] = {
     for entry in dataclasses.fields(owner)
 }
 DEFAULTS: dict[str, Any] = {
-    f"{section}.{entry.name}": entry.default
+    f"{section}.{entry.name}": getattr(owner(), entry.name)
     for section, owner in SECTIONS.items()
     for entry in dataclasses.fields(owner)
 }

@@ -71,6 +71,8 @@ def _rule_schema(rule: Rule) -> Schema:
         return {"type": "string", "minLength": 1} | (
             {"pattern": f"^({rule.pattern})$"} if rule.pattern else {}
         )
+    if rule.kind == "map":
+        return {"type": "object", "additionalProperties": {"enum": [0, 1, "drop"]}}
     limits: Schema = {}
     if rule.low is not None:
         limits["exclusiveMinimum" if rule.above_low else "minimum"] = rule.low

@@ -59,6 +59,14 @@ def build_report(
             "near_duplicates": len(near),
         },
         "label_names": list(source.label_names),
+        "flow": {  # every image that was found: used, or why not
+            "found": len(names) + len(unreadable) + source.flow.total(),
+            "used": len(names),
+            "unreadable": len(unreadable),
+            **source.flow,
+        },
+        "labels_decided_by": dict(source.decided),  # rows of a table
+        "votes": {"images": source.votes[0], "agreed": source.votes[1]},
         "missing_images": len(source.missing),
         "missing": sorted(source.missing)[:LISTED],
         "unreadable_images": len(unreadable),

@@ -6,6 +6,10 @@ import unicodedata
 from pathlib import PurePosixPath
 
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".webp", ".jp2", ".pgm", ".dcm", ".dicom"),
+)
 LONGEST = 200  # characters of a name in a message
 UNSAFE = ("Cc", "Cs", "Zl", "Zp")  # control characters, lone surrogates, line and paragraph breaks
 
@@ -40,3 +44,7 @@ def _is_wrapping(top: str, names: dict[str, str]) -> bool:
     """A folder is a wrapping only if something with a meaning lies in it, deeper than files."""
     inner = {name.partition("/")[2] for name in names}
     return any("/" in name for name in inner) or "metadata.csv" in {n.lower() for n in inner}
+
+
+def is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS

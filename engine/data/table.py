@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,22 +13,22 @@ from typing import NamedTuple
 from config.schema import Data
 from engine.data.csv_rows import read_rows
 from engine.data.names import is_safe, shown
-from engine.data.problems import LISTED, DatasetError, Problems
+from engine.data.problems import DatasetError, Problems
+from engine.data.read_labels import read_labels
+from engine.data.where import FilterError, parse_where
 
 AUTO = "auto"
 MAX_ROWS = 1_000_000
-LONGEST_LABEL = 100  # characters
+MOST_VALUES = 1000  # of a filter's column that are counted
 COLUMNS_SHOWN = 50  # in messages
 # Column names as the common data sets have them; compared without case, spaces and signs.
 FILENAMES = ("filename", "file", "image", "imagefile", "imagename", "imagepath", "filepath",
              "path", "imageid", "imageindex", "dicomid", "sopinstanceuid", "patientid")  # fmt: skip
-LABELS = ("label", "class", "target", "diagnosis", "finding", "category", "labels", "pneumonia")
+LABELS = ("label", "class", "target", "diagnosis", "finding", "category", "labels",
+          "findinglabels", "pneumonia")  # fmt: skip
 PATIENTS = ("patientid", "patient", "subjectid", "subject", "patientnumber")
 SPLITS = ("split", "subset", "set", "partition", "fold")
 
-NEGATIVES = frozenset({"normal", "negative", "0", "0.0", "false", "no", "healthy", "no finding",
-                       "no pneumonia", "no_pneumonia"})  # fmt: skip
-POSITIVES = frozenset({"positive", "1", "1.0", "true", "yes"})
 SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
@@ -46,12 +47,23 @@ class Record:
     line: int | None  # of the table
 
 
+class Row(NamedTuple):
+    """One line of a table that can be understood."""
+
+    name: str  # of the file, as written
+    label: int | None  # None leaves the image out
+    reason: str  # what decided: value, map, uncertain, unmentioned or filtered
+    patient: str | None
+    split: str | None  # train, val or test
+    line: int
+
+
 @dataclass(frozen=True)
 class Table:
-    """What a table says; the rows' names are as written there."""
+    """What a table says."""
 
     name: str
-    rows: list[Record]  # those that can be understood
+    rows: list[Row]
     label_names: tuple[str, str]  # negative, positive
     patient_column: str | None
     warnings: list[tuple[str, str]]
@@ -67,33 +79,39 @@ def read_table(content: bytes, name: str, data: Data, problems: Problems) -> Tab
     if not header:
         raise DatasetError(f"{name} is empty; it needs the columns filename, label, patient_id")
     columns = _find_columns(header, name, data)
+    chosen = _Filter(data.where, header, name)
     wrong = problems.count
-    written = list(itertools.islice(_understood(rows, header, columns, problems), MAX_ROWS + 1))
+    understood = _understood(rows, header, columns, chosen, problems)
+    written = list(itertools.islice(understood, MAX_ROWS + 1))
     if len(written) > MAX_ROWS:
         raise DatasetError(f"{name} has more than {MAX_ROWS:,} rows")
     if not written and problems.count == wrong:
         raise DatasetError(f"{name} has a header and no rows")
-    labels, label_names = _labels(written, data.positive_label, problems)
+    if written and not any(row.used for row in written):
+        raise DatasetError(f"{name}: data.where={data.where} leaves no row:", chosen.values())
+    labels = read_labels(((row.label, row.line) for row in written if row.used), data, problems)
     records = [
-        Record(row.name, label, row.patient, row.split, row.line)
+        Row(row.name, *decided, row.patient, row.split, row.line)
         for row in written
-        if row.name and (label := labels[row.label]) is not None
+        if row.name
+        and (decided := labels.of.get(row.label) if row.used else (None, "filtered")) is not None
     ]
-    warnings = []
+    warnings = list(labels.warnings)
     without = sum(row.patient is None for row in written)
-    if columns.patient is not None and without:
+    if columns.patient is not None and without and data.patient_pattern == AUTO:
         message = f"{without} rows of {name} have no patient id: each counts as its own patient"
         warnings.append(("patient_ids_missing", message))
     patient_column = header[columns.patient] if columns.patient is not None else None
-    return Table(name, records, label_names, patient_column, warnings)
+    return Table(name, records, labels.names, patient_column, warnings)
 
 
-def label_of(text: str, positive: str) -> int | None:
-    """0 or 1 for a class name, None for an unknown one."""
-    value = text.strip().casefold()
-    if value == positive.casefold() or value in POSITIVES:
-        return 1
-    return 0 if value in NEGATIVES else None
+def is_known_header(content: bytes, name: str, data: Data) -> bool:
+    """Whether the first line has columns of file names and labels."""
+    try:
+        header = next(read_rows(content, name), (0, []))[1]
+        return bool(header) and bool(_find_columns(header, name, data))
+    except DatasetError:
+        return False
 
 
 def split_of(text: str) -> str | None:
@@ -109,6 +127,7 @@ class _Row(NamedTuple):
     patient: str | None
     split: str | None  # train, val or test
     line: int
+    used: bool  # by data.where
 
 
 class _Columns(NamedTuple):
@@ -120,11 +139,42 @@ class _Columns(NamedTuple):
     split: int | None
 
 
+class _Filter:
+    """Whether data.where chooses a row; counts the values of its columns."""
+
+    def __init__(self, where: str, header: list[str], name: str) -> None:
+        try:
+            self._clauses = [] if where == "none" else parse_where(where, header)
+        except FilterError as error:
+            raise DatasetError(f"{name}: {error}") from None
+        self._places = {clause.column: header.index(clause.column) for clause in self._clauses}
+        self._counts: dict[str, Counter[str]] = {column: Counter() for column in self._places}
+        self.needed = 1 + max(self._places.values(), default=-1)  # cells of a row
+
+    def matches(self, row: list[str]) -> bool:
+        cells = {column: row[place] for column, place in self._places.items()}
+        for column, cell in cells.items():
+            if cell in self._counts[column] or len(self._counts[column]) < MOST_VALUES:
+                self._counts[column][cell] += 1
+        return all(clause.matches(cells) for clause in self._clauses)
+
+    def values(self) -> list[str]:
+        """A line for each column: its most frequent values with their counts."""
+        return [
+            f"{column} is {', '.join(f'{shown(v)} ({n:,})' for v, n in counts.most_common(20))}"
+            for column, counts in self._counts.items()
+        ]
+
+
 def _understood(
-    rows: Iterable[tuple[int, list[str]]], header: list[str], columns: _Columns, problems: Problems
+    rows: Iterable[tuple[int, list[str]]],
+    header: list[str],
+    columns: _Columns,
+    chosen: _Filter,
+    problems: Problems,
 ) -> Iterator[_Row]:
     """The rows with all cells, a usable name, patient id and split."""
-    needed = 1 + max(at for at in columns if at is not None)
+    needed = max(1 + max(at for at in columns if at is not None), chosen.needed)
     equal: dict[str, str] = {}  # cells that many rows have are kept once
 
     def cell(row: list[str], at: int | None) -> str:
@@ -136,15 +186,15 @@ def _understood(
             continue
         name, patient = row[columns.filename], cell(row, columns.patient)
         written = cell(row, columns.split)
-        split = split_of(written)
+        split, used = split_of(written), chosen.matches(row)
         if not name:
             problems.add("name", f"line {line}: the file name is empty")
         for what, text in (("file name", name), ("patient id", patient)):
             if not is_safe(text):
                 problems.add("name", f"line {line}: {what} {shown(text)} has control characters")
-        if columns.split is not None and split is None:
+        if columns.split is not None and split is None and used:
             problems.add("split", f"line {line}: split {shown(written)} is not train, val or test")
-        yield _Row(name, cell(row, columns.label), patient or None, split, line)
+        yield _Row(name, cell(row, columns.label), patient or None, split, line, used)
 
 
 def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
@@ -159,6 +209,9 @@ def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
     columns: dict[str, int | None] = {}
     problems = []
     for role, (chosen, aliases, key) in wanted.items():
+        if role == "patient" and (chosen == "none" or data.patient_pattern != AUTO):
+            columns[role] = None
+            continue
         if chosen != AUTO:
             columns[role] = header.index(chosen) if chosen in header else None
             if chosen not in header:
@@ -174,30 +227,3 @@ def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
         columns_there = shown(", ".join(header[:COLUMNS_SHOWN]))
         raise DatasetError(f"{name} line 1, columns {columns_there}:", problems)
     return _Columns(filename, label, columns["patient"], columns["split"])
-
-
-def _labels(
-    rows: list[_Row], positive: str, problems: Problems
-) -> tuple[dict[str, int | None], tuple[str, str]]:
-    """0, 1 or None for each label as written, and the names of the two classes."""
-    known = {cell: label_of(cell, positive) for cell in dict.fromkeys(row.label for row in rows)}
-    strange = [cell for cell, label in known.items() if label is None]
-    if len(strange) == 1 and 0 not in known.values() and strange != [""] and 1 in known.values():
-        known[strange[0]] = 0  # exactly two classes, one of them the positive one
-    hints = {cell: _meant(cell, positive) for cell in strange[:LISTED]}
-    for row in rows:
-        if known[row.label] is None:
-            text = f"unknown label {shown(row.label)}{hints.get(row.label, '')}"
-            problems.add("label", f"line {row.line}: {text}")
-    named = (cell for cell, label in known.items() if label == 0 and not cell[:1].isdigit())
-    negative = next(named, "NORMAL")
-    if len(negative) > LONGEST_LABEL or not is_safe(negative):
-        why = f"has more than {LONGEST_LABEL} characters or control characters"
-        problems.add("label", f"the class name {shown(negative)} {why}")
-    return known, (negative, positive)
-
-
-def _meant(cell: str, positive: str) -> str:
-    near = difflib.get_close_matches(cell[:LONGEST_LABEL].upper(), [positive.upper(), "NORMAL"], 1)
-    also = f"; did you mean {near[0]}?" if near else ""
-    return f" (known: {positive}, NORMAL, 1, 0{also})"

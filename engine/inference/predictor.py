@@ -21,7 +21,7 @@ from engine import device as devices
 from engine.data import decode
 from engine.data.archive import read_file
 from engine.data.inputs import evaluation_inputs
-from engine.data.source import IMAGE_ENDINGS
+from engine.data.names import IMAGE_ENDINGS
 from engine.inference import bundle
 from engine.inference.gradcam import heat_maps, randomisation_check
 from engine.model.resnet import build_model

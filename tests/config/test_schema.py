@@ -141,6 +141,22 @@ def test_a_stored_configuration_that_does_not_fit_is_refused_in_words(stored: An
         Config.from_dict(stored)
 
 
+@pytest.mark.parametrize(
+    "value", ["{a: 2}", "{a: drpo}", "[a]", "a", {"a": True}, {"a": None}, {1: 1}, {"a\n": 1}]
+)
+def test_a_label_is_mapped_to_0_1_or_drop(value: Any) -> None:
+    assert "a mapping of labels to 0, 1 or drop" in refused("data.label_map", value)
+
+
+def test_labels_of_a_mapping_are_text_as_written(tmp_path: Path) -> None:
+    expected = {"No": 0, "1.0": 1, "Lung Opacity": 1, "*": "drop"}
+    text = '{No: 0, 1.0: 1, Lung Opacity: 1, "*": drop}'
+    assert load("data.label_map", text) == expected
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data:\n  label_map: {text}\n")
+    assert ConfigManager.load(path, environ={}).data.label_map == expected
+
+
 @given(st.data())
 def test_any_allowed_configuration_survives_storing(data: st.DataObject) -> None:
     overrides: dict[str, Any] = {}
@@ -158,6 +174,9 @@ def test_any_allowed_configuration_survives_storing(data: st.DataObject) -> None
             overrides[key] = data.draw(st.floats(low, high, exclude_min=rule.above_low))
         elif rule.kind == "ints":
             overrides[key] = data.draw(st.lists(st.integers(1, 5000), max_size=5))
+        elif rule.kind == "map":
+            labels = st.dictionaries(st.text(max_size=9), st.sampled_from([0, 1, "drop"]))
+            overrides[key] = data.draw(labels.filter(lambda of: all(map(str.isprintable, of))))
         elif rule.kind == "bool":
             overrides[key] = data.draw(st.booleans())
         elif not rule.choices and not rule.pattern:

@@ -196,11 +196,14 @@ def test_any_other_positive_class_with_exactly_two(tmp_path: Path) -> None:
         (("patient_id,filename", "fnord,x"), ["metadata.csv line 1", "data.filename_column"]),
         (("label", "fnord"), ["metadata.csv line 1", "data.label_column"]),
         (("4.png,NORMAL", "4.png,NORMALE"), ["line 6", "'NORMALE'", "NORMAL"]),
-        (("4.png,NORMAL", "4.png,"), ["line 6", "unknown label ''"]),
+        (("4.png,NORMAL", "4.png,"), ["line 6", "unmentioned label ''", "data.unmentioned"]),
         (("4.png,NORMAL", "4.png"), ["line 6", "2 of 3 cells"]),
         (("P4,4.png", "P4,"), ["line 6", "file name is empty"]),
         (("P4,4.png", "P4,../4.png"), ["line 6", "leads out"]),
-        (("P4,4.png,NORMAL", "P2,2.png,PNEUMONIA"), ["line 6", "line 4", "two labels"]),
+        (
+            ("P4,4.png,NORMAL", "P2,2.png,PNEUMONIA"),
+            ["line 6", "line 4", "two labels; data.votes"],
+        ),
         (("P4,4.png,NORMAL", "P9,2.png,NORMAL"), ["line 6", "line 4", "two patients"]),
         (("P4,4.png", "P4,nowhere.png"), ["line 6", "'nowhere.png'", "data.unreadable=skip"]),
         (("PNEUMONIA", "NORMAL"), ["no image has the label PNEUMONIA"]),
@@ -255,7 +258,8 @@ def test_problems_of_single_rows_can_be_collected_with_others(tmp_path: Path) ->
     source = open_source(path, Data(), found)
     assert len(source.records) == 7
     assert found.listed() == [
-        "line 6: unknown label 'NORMALE' (known: PNEUMONIA, NORMAL, 1, 0; did you mean NORMAL?)"
+        "line 6: unknown label 'NORMALE' (known: PNEUMONIA, NORMAL, 1, 0; data.label_map adds "
+        "others; did you mean NORMAL?)"
     ]
 
 
@@ -277,10 +281,31 @@ def test_a_table_that_is_not_utf8_or_empty(tmp_path: Path) -> None:
             open_source(path, Data())
 
 
-def test_no_table_names_the_one_that_may_be_meant(tmp_path: Path) -> None:
-    path = make_zip(tmp_path / "set.zip", {"labels.csv": GOOD, **IMAGES})
-    with pytest.raises(DatasetError, match=r"no metadata\.csv.*labels\.csv"):
+def test_the_only_table_with_known_columns_is_taken_whatever_its_name(tmp_path: Path) -> None:
+    files = {"labels.csv": GOOD, "notes.csv": "a,b\n1,2\n", **IMAGES}
+    source = open_source(make_zip(tmp_path / "set.zip", files), Data())
+    assert len(source.records) == 8
+    assert source.warnings == [("table_chosen", "the table is labels.csv (data.table=labels.csv)")]
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        (
+            {"a.csv": GOOD, "b.csv": GOOD},
+            ["several", "data.table=a.csv", "data.table=b.csv"],
+        ),
+        ({"notes.csv": "a,b\n1,2\n"}, ["no metadata.csv", "'notes.csv'", "data.table"]),
+        ({}, ["no metadata.csv", "no folders NORMAL"]),
+    ],
+)
+def test_no_table_or_several_are_listed_with_the_key(
+    tmp_path: Path, tables: dict[str, str], words: list[str]
+) -> None:
+    path = make_zip(tmp_path / "set.zip", {**tables, **IMAGES})
+    with pytest.raises(DatasetError) as caught:
         open_source(path, Data())
+    assert all(word in str(caught.value) for word in words)
 
 
 def test_names_in_umlauts_with_and_without_the_flag(tmp_path: Path) -> None:
