@@ -11,7 +11,6 @@ from config.rules import show
 from config.schema import RULES
 from engine.records.identity import RESULTS, has_snapshot, run_folder
 
-RESUMABLE = ("queued", "stopped", "failed", "interrupted", "preparing", "in_progress")
 # What changes figures in their last bits at most, or is meant to change.
 MAY_CHANGE = (
     *("experiment.epochs", "experiment.early_stopping_patience", "experiment.checkpoint_minutes"),
@@ -43,8 +42,8 @@ def check_resume(row: Mapping[str, Any], output: Mapping[str, Any], epochs: int)
     and its snapshot is not found.
     """
     run_id, status = row["run_id"], row["status"]
-    if status not in RESUMABLE:
-        raise UserError(f"run {run_id} is {status}; start a new run instead")
+    if status == "completed":
+        raise UserError(f"run {run_id} is completed; start a new run instead")
     found = has_snapshot(output, run_id)
     if epochs and not found:
         folder = run_folder(output, run_id)

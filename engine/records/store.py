@@ -192,10 +192,6 @@ class Store(Connection):
         cursor = await self._db.execute(statement, values)
         return cursor.lastrowid if cursor.rowcount == 1 else None
 
-    async def put_metrics(self, run_id: int, values: Mapping[str, Any]) -> None:
-        """The row of one epoch; a repeated epoch replaces its row."""
-        await self._db.executemany(*log.metrics_row(run_id, values))
-
     async def metrics(self, run_id: int) -> list[Row]:
         """Every epoch's row, in order."""
         return await self.rows(

@@ -84,7 +84,7 @@ def test_an_epoch_has_one_row(path: Path) -> None:
         async with await Store.open(path) as store:
             run_id = await store.create_run(run_name="a")
             for value in (0.1, 0.2):
-                await store.put_metrics(run_id, row(1, value))
+                await store.record(run_id, "now", EPOCH, row(1, value))
             assert [found["val_recall"] for found in await store.metrics(run_id)] == [0.2]
             await store.delete_run(run_id, ["queued"])
             assert await store.metrics(run_id) == []
@@ -131,10 +131,8 @@ WRITER = """
         run_id = create_run_sync(Path(sys.argv[1]), run_name="writer")
         async with await Store.open(Path(sys.argv[1])) as store:
             for n in range(int(sys.argv[2])):
-                async with store.transaction():
-                    await store.add_event(run_id, "now", "warning", {"n": n})
-                    row = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": n}
-                    await store.put_metrics(run_id, row)
+                row = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": n}
+                await store.record(run_id, "now", "training_metrics_update", row)
         print("done")
     asyncio.run(write())
 """
