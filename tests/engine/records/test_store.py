@@ -37,7 +37,7 @@ def start(script: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def row(epoch: int, value: float = 0.5) -> dict[str, Any]:
-    return {**dict.fromkeys(METRIC_COLUMNS, value), "epoch": epoch}
+    return {**dict.fromkeys(METRIC_COLUMNS, value), "epoch": epoch, "is_best": False}
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ WRITER = """
         run_id = create_run_sync(Path(sys.argv[1]), run_name="writer")
         async with await Store.open(Path(sys.argv[1])) as store:
             for n in range(int(sys.argv[2])):
-                row = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": n}
+                row = dict.fromkeys(METRIC_COLUMNS, 0.5) | {"epoch": n, "is_best": False}
                 await store.record(run_id, "now", "training_metrics_update", row)
         print("done")
     asyncio.run(write())
