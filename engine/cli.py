@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from config import Config, UserError
-from engine.limits import limit_reached, memory_note, raise_file_limit
+from engine.limits import limit_reached, memory_note, require_files
 
 DONE, FAULT, MISTAKE, INTERRUPTED = 0, 1, 2, 130  # exit codes
 DEMO_OVERRIDES = {
@@ -89,7 +89,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """
     protect_streams()
     try:
-        raise_file_limit()
+        require_files()
         if note := memory_note():
             print(note, file=sys.stderr)
         code = main()

@@ -15,24 +15,32 @@ OUT_OF_MEMORY = (  # as the loader, torch's allocator, oneDNN and C++ report it
 ADDRESS_SPACE_WANTED = 8 << 30  # bytes; the libraries of torch for CUDA alone take some GiB
 
 
-def raise_file_limit() -> None:
+def require_files() -> None:
     """Allow as many open files as a run can need. Raises UserError where too few are allowed."""
-    try:
-        import resource
-    except ImportError:
-        return  # not POSIX
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= FILES_WANTED:
-        return
-    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    if soft < FILES_NEEDED:
+    soft = raise_file_limit(FILES_WANTED)
+    if soft is not None and soft < FILES_NEEDED:
         raise UserError(
             f"only {soft} open files are allowed, and {FILES_NEEDED} are needed; raise the limit "
             f"with ulimit -n {FILES_WANTED}"
         )
+
+
+def raise_file_limit(wanted: int) -> int | None:
+    """Allow this process `wanted` open files, or as many as it may; the limit, None: unlimited."""
+    try:
+        import resource
+    except ImportError:
+        return None  # not POSIX
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return None
+    if soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        # macOS allows less than its unlimited hard limit
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            soft = allowed
+    return soft
 
 
 def memory_note() -> str | None:

@@ -18,9 +18,9 @@ from engine.cli import set_values
 from engine.records.store import Store
 from server.app import create_app
 from server.demo import queue_demo
-from server.limits import CONNECTIONS, raise_file_limit
+from server.limits import CONNECTIONS, allowed_connections
 from server.protocols import SPARE, Connections
-from server.settings import TOKEN_VARIABLE, Settings, read_proxies, read_token
+from server.settings import READ_VARIABLE, TOKEN_VARIABLE, Settings, read_proxies, read_token
 
 SHUTDOWN_SECONDS = 5
 PING_SECONDS = 20.0  # between pings, and for the answer to one
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     host, port = listener.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     print(f"Pneumoscope: http://{name}:{port}  (Ctrl-C ends the server; runs continue)", flush=True)
-    connections = raise_file_limit(settings.max_sockets)
+    connections = allowed_connections(settings.max_sockets)
     server = uvicorn.Server(uvicorn_config(app, options.log_level, connections))
     with contextlib.suppress(KeyboardInterrupt):  # raised again once it has shut down
         server.run(sockets=[listener])
@@ -94,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the token")
     command.add_argument(
+        "--read-token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"a file with a second token, which allows reading only (or {READ_VARIABLE})",
+    )
+    command.add_argument(
         "--allow-host",
         action="append",
         default=[],
@@ -138,6 +144,9 @@ def settings_of(options: argparse.Namespace) -> Settings:
         host=options.host,
         port=options.port,
         token=read_token(options.token_file),
+        read_token=read_token(
+            options.read_token_file, variable=READ_VARIABLE, option="--read-token-file"
+        ),
         data_dirs=tuple(options.data or [Path("data")]),
         upload_dir=options.uploads,
         allowed_hosts=tuple(options.allow_host),

@@ -37,16 +37,21 @@ ROUTES = [
     Route("/login", service.show_login, methods=["GET"]),
     Route("/login", service.login, methods=["POST"]),
     Route("/logout", service.logout, methods=["POST"]),
+    Route("/session", service.session),
     Route("/healthz", service.health),
+    Route("/readyz", service.ready),
     Route("/metrics", service.metrics),
     Route("/openapi.json", service.openapi),
     Route("/experiments/centralized", runs.start_run, methods=["POST"]),
     Route("/runs", runs.list_runs),
+    Route("/groups", runs.list_groups),
     Route("/runs/{run_id:run_id}", runs.show_run, methods=["GET"]),
+    Route("/runs/{run_id:run_id}", runs.change_run, methods=["PATCH"]),
     Route("/runs/{run_id:run_id}", runs.delete_run, methods=["DELETE"]),
     Route("/runs/{run_id:run_id}/cancel", runs.cancel_run, methods=["POST"]),
     Route("/runs/{run_id:run_id}/resume", runs.resume_run, methods=["POST"]),
     Route("/runs/{run_id:run_id}/metrics", runs.run_metrics),
+    Route("/runs/{run_id:run_id}/metrics.csv", runs.metrics_csv),
     Route("/runs/{run_id:run_id}/events", runs.run_events),
     Route("/runs/{run_id:run_id}/artifacts/{name}", runs.artifact),
     Route("/datasets", datasets.list_datasets),
@@ -76,7 +81,9 @@ def create_app(settings: Settings) -> Starlette:
         async with contextlib.AsyncExitStack() as stack:
             # Three connections: reading never waits for writing, and the hub sees both.
             store, writer, log = [
-                await stack.enter_async_context(await Store.open(settings.database, BUSY_SECONDS))
+                await stack.enter_async_context(
+                    await Store.open(settings.database, BUSY_SECONDS, check=False)
+                )
                 for _ in range(3)
             ]
             await asyncio.to_thread(spool.replay, settings.database, Path(output.results_dir))
@@ -84,10 +91,8 @@ def create_app(settings: Settings) -> Starlette:
             hub, supervisor = Hub(log), Supervisor(writer, settings)
             await hub.start()
             await supervisor.look()
-            tasks = [
-                asyncio.create_task(keep_running(work.run, work.faults))
-                for work in (hub, supervisor)
-            ]
+            works = (hub, supervisor)
+            tasks = [asyncio.create_task(keep_running(work.run, work.faults)) for work in works]
             try:
                 yield {
                     "settings": settings,
@@ -96,6 +101,7 @@ def create_app(settings: Settings) -> Starlette:
                     "hub": hub,
                     "supervisor": supervisor,
                     "gate": gate,
+                    "faults": [work.faults for work in works],
                 }
             finally:  # the workers continue: the next server adopts them
                 for task in tasks:

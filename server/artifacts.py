@@ -9,6 +9,7 @@ from typing import Any
 
 from config import Config
 from engine.records.identity import run_folder
+from engine.records.spool import unwritten_path
 from server.supervisor import output_of
 
 ARTIFACTS = {
@@ -62,4 +63,6 @@ def delete_files(row: dict[str, Any], config: Config) -> None:
     """Remove all that a run has left."""
     for path in artifacts(row, config).values():
         path.unlink(missing_ok=True)
-    shutil.rmtree(run_folder(output_of(row, config), row["run_id"]), ignore_errors=True)
+    output = output_of(row, config)
+    unwritten_path(Path(output["results_dir"]), row["run_id"]).unlink(missing_ok=True)
+    shutil.rmtree(run_folder(output, row["run_id"]), ignore_errors=True)

@@ -7,9 +7,10 @@ from typing import Any
 from config import Config
 from config.rules import Rule
 from config.schema import RULES
+from engine.records.database import STATUSES
 from engine.records.log import METRIC_COLUMNS
+from engine.records.queries import FIGURES
 from server.artifacts import ARTIFACTS
-from server.parsing import STATUSES
 
 Schema = dict[str, Any]
 
@@ -17,14 +18,14 @@ OBJECT: Schema = {"type": "object", "additionalProperties": True}
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
 WHOLE: Schema = {"type": "integer"}
-FIGURES = ("val_recall", "val_specificity", "val_f1", "val_auroc", "val_loss")
 
 
 def components(config: Config) -> dict[str, Schema]:
     """The named schemas; the defaults of a run are those of the server's configuration."""
     return {
         "Error": object_of(error=TEXT, detail=TEXT, field=or_null(TEXT)),
-        "Health": _health(),
+        "Health": _health("ok", "degraded"),
+        "Ready": _health("ready", "not ready"),
         "Run": _run(),
         "RunDetail": _run_detail(),
         "Progress": _progress(),
@@ -84,10 +85,10 @@ def _rule_schema(rule: Rule) -> Schema:
     return {"anyOf": [one, {"enum": list(rule.choices)}]} if rule.choices else one
 
 
-def _health() -> Schema:
+def _health(*statuses: str) -> Schema:
     faults = {"type": "array", "items": TEXT, "description": "a line for each; empty where well"}
     return object_of(
-        status={"enum": ["ok", "degraded"]},
+        status={"enum": list(statuses)},
         tasks={"type": "object", "additionalProperties": faults},
     )
 
@@ -106,6 +107,8 @@ def _run() -> Schema:
         early_stopped=or_null({"type": "boolean"}),
         best_epoch=or_null(WHOLE),
         dataset_path=or_null(TEXT),
+        tags={"type": "array", "items": TEXT},
+        settings=OBJECT,
         progress=or_null(ref("Progress")),
         **optional,
     )
@@ -118,6 +121,7 @@ def _run_detail() -> Schema:
         run_name=TEXT,
         run_description=TEXT,
         status={"enum": list(STATUSES)},
+        tags={"type": "array", "items": TEXT},
         created_at=TEXT,
         config=or_null(OBJECT),
         manifest=or_null(OBJECT),

@@ -9,10 +9,10 @@ from typing import Any
 
 from config import UserError
 from engine.cli import DEMO_OVERRIDES
+from engine.records.database import LIVE
 from engine.records.store import Store
 from server.check_dataset import check
 from server.settings import Settings
-from server.supervisor import LIVE
 
 FINISHED, SHORT = "demo: soon finished", 6  # epochs
 WATCHED, LONG = "demo: to watch", 60

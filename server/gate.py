@@ -1,14 +1,18 @@
-"""The token, and the sessions of those who have logged in with it."""
+"""The tokens, and the sessions of those who have logged in with one."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import logging
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
+from typing import NoReturn
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
@@ -19,8 +23,10 @@ from server.settings import Settings
 COOKIE = "pneumoscope_session"
 SESSION_SECONDS = 12 * 3600  # from the login, used or not
 SESSIONS = 1000  # at once; the oldest ends where there is one more
-OPEN_PATHS = ("/login", "/logout")  # answered without the token
-BRIEF_PATHS = ("/healthz",)  # answered without the token, but without detail
+OPEN_PATHS = ("/login", "/logout", "/static/style.css")  # answered without the token
+BRIEF_PATHS = ("/healthz", "/readyz")  # answered without the token, but without detail
+FULL, READ = "full", "read"  # what a token allows
+READING = ("GET", "HEAD")
 
 log = logging.getLogger("pneumoscope")
 
@@ -65,35 +71,65 @@ class Failures:
         return int(left) + 1 if count >= allowed and left > 0 else 0
 
 
+@dataclass
+class Session:
+    """One login."""
+
+    access: str  # FULL or READ
+    end: float  # monotonic time
+    sockets: set[Callable[[], object]] = field(default_factory=set)  # called when it ends
+
+
 class Sessions:
     """Who has logged in. Kept in memory: a restart of the server ends every session."""
 
     def __init__(self, seconds: float = SESSION_SECONDS, limit: int = SESSIONS) -> None:
         self._seconds, self._limit = seconds, limit
-        self._ends: OrderedDict[bytes, float] = OrderedDict()  # by the hash of the cookie's value
+        self._all: OrderedDict[bytes, Session] = OrderedDict()  # by the hash of the cookie's value
 
-    def begin(self) -> str:
+    def begin(self, access: str = FULL) -> str:
         """A new session: the cookie's value."""
         value = secrets.token_urlsafe(32)
-        self._ends[_hash(value)] = time.monotonic() + self._seconds
-        while len(self._ends) > self._limit:
-            self._ends.popitem(last=False)
+        self._all[_hash(value)] = Session(access, time.monotonic() + self._seconds)
+        while len(self._all) > self._limit:
+            self._close(self._all.popitem(last=False)[1])
         return value
 
     def end(self, value: str) -> None:
-        """From now on the value opens nothing."""
-        self._ends.pop(_hash(value), None)
+        """From now on the value opens nothing; what is open is closed."""
+        session = self._all.pop(_hash(value), None)
+        if session is not None:
+            self._close(session)
+
+    def access(self, value: str) -> str | None:
+        """What the session allows; None where there is none, or no longer."""
+        session = self._all.get(_hash(value))
+        return session.access if session is not None and time.monotonic() < session.end else None
+
+    @contextlib.contextmanager
+    def holding(self, value: str, close: Callable[[], object]) -> Iterator[None]:
+        """Within, the end of the session calls `close`."""
+        session = self._all.get(_hash(value))
+        sockets = session.sockets if session is not None else set()
+        sockets.add(close)
+        try:
+            yield
+        finally:
+            sockets.discard(close)
 
     def __contains__(self, value: str) -> bool:
-        end = self._ends.get(_hash(value))
-        return end is not None and time.monotonic() < end
+        return self.access(value) is not None
+
+    def _close(self, session: Session) -> None:
+        for close in list(session.sockets):
+            close()
 
 
 class Gate:
-    """Decides who has the token."""
+    """Decides who has a token, and what it allows."""
 
     def __init__(self, settings: Settings) -> None:
-        self._token = settings.token
+        self._token, self._read_token = settings.token, settings.read_token
         self._failures = Failures()
         self.sessions = Sessions()
 
@@ -103,31 +139,53 @@ class Gate:
         return self._token is not None
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        """Raises ApiError 401 or 429 where a token is needed and the right one is not given."""
+        """Raises ApiError 401 or 429 where a token is needed and none of the right ones is given,
+        403 where it allows reading only.
+        """
+        access = self.access(scope, headers)
+        changes = scope["type"] == "http" and scope["method"] not in READING
+        if access == READ and changes and scope["path"] not in OPEN_PATHS:
+            raise ApiError(403, "this token allows reading only")
+
+    def access(self, scope: Scope, headers: Headers) -> str | None:
+        """What a request may do; None for what is answered to everybody. Raises ApiError."""
         path = scope["path"]
-        if self._token is None or path in OPEN_PATHS:
-            return
+        if self._token is None:
+            return FULL
+        if path in OPEN_PATHS:
+            return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
         cookie = session_cookie(headers)
         if "authorization" in headers:
-            self.require(scope, given.strip() if scheme.lower() == "bearer" else "")
-        elif cookie is not None:
-            if cookie not in self.sessions:
+            return self.require(scope, given.strip() if scheme.lower() == "bearer" else "")
+        if cookie is not None:
+            found = self.sessions.access(cookie)
+            if found is None:
                 self._refuse(scope, "this session has ended; log in again")
-        elif path not in BRIEF_PATHS:
+            return found
+        if path not in BRIEF_PATHS:
             raise _unauthorized("this server needs its token: Authorization: Bearer TOKEN")
+        return None
 
     def is_known(self, headers: Headers) -> bool:
         """Whether a request that has passed `check` came with the token, or needs none."""
         return not self.needed or "authorization" in headers or session_cookie(headers) is not None
 
-    def require(self, scope: Scope, given: str) -> None:
-        """Compare in constant time. Raises ApiError 401, or 429 after too many failures."""
-        assert self._token is not None
-        if not secrets.compare_digest(given.encode(), self._token.encode()):
-            self._refuse(scope, "wrong token")
+    def require(self, scope: Scope, given: str) -> str:
+        """What the token allows; compared in constant time.
 
-    def _refuse(self, scope: Scope, detail: str) -> None:
+        Raises ApiError 401, or 429 after too many failures.
+        """
+        assert self._token is not None
+        full = secrets.compare_digest(given.encode(), self._token.encode())
+        read = secrets.compare_digest(given.encode(), (self._read_token or "").encode())
+        if full:
+            return FULL
+        if not (read and self._read_token):
+            self._refuse(scope, "wrong token")
+        return READ
+
+    def _refuse(self, scope: Scope, detail: str) -> NoReturn:
         address = client_of(scope)
         if seconds := self._failures.wait(address):
             raise ApiError(

@@ -113,6 +113,8 @@ class Hub:
             now = time.monotonic()
             if now < self._next_progress.get(row["run_id"], 0.0):
                 return  # a later one replaces it, and the training needs the processor, too
+            for run_id in [run for run, due in self._next_progress.items() if due <= now]:
+                del self._next_progress[run_id]  # of runs that have ended, above all
             self._next_progress[row["run_id"]] = now + len(followers) * PROGRESS_SHARE
         if followers:
             message = (row["event_id"], encode(row))

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.process import is_alive, started_at
-from server.settings import TOKEN_VARIABLE
+from server.settings import NOTIFY_VARIABLE, READ_VARIABLE, TOKEN_VARIABLE
 
 SLOT_VARIABLE = "PNEUMOSCOPE_SLOT"
+SECRETS = (TOKEN_VARIABLE, READ_VARIABLE, NOTIFY_VARIABLE)  # not for the workers
 OUTPUT_LINES, OUTPUT_BYTES = 12, 4000  # of a dead worker's last output
 QUERY_GPUS = ("nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader")
 QUERY_SECONDS = 20
@@ -62,7 +63,7 @@ def start(
     OSError.
     """
     environment = {
-        **{key: value for key, value in os.environ.items() if key != TOKEN_VARIABLE},
+        **{key: value for key, value in os.environ.items() if key not in SECRETS},
         "PNEUMOSCOPE__output__database": str(database.absolute()),
         SLOT_VARIABLE: str(slot),
         "PYTHONUNBUFFERED": "1",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import resource
 import time
 from typing import Any
 
+from engine.limits import raise_file_limit
 from server.protocols import SPARE
 
 CONNECTIONS = 4096  # at most, where fewer sockets are asked for; ordinary requests need some too
@@ -20,18 +20,12 @@ NO_RESOURCE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 log = logging.getLogger("pneumoscope")
 
 
-def raise_file_limit(max_sockets: int) -> int:
+def allowed_connections(max_sockets: int) -> int:
     """Raise the process's limit of open files as far as needed; the connections it allows."""
     wanted = max(CONNECTIONS, max_sockets + REQUESTS)
     files = wanted + SPARE + OTHER_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < files:
-        soft = files if hard == resource.RLIM_INFINITY else min(files, hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        except (OSError, ValueError):  # macOS allows less than its unlimited hard limit
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= files:
+    soft = raise_file_limit(files)
+    if soft is None or soft >= files:
         return wanted
     allowed = max(soft - SPARE - OTHER_FILES, soft // 4, 8)
     log.warning(

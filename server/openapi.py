@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from config import Config
+from config.schema import RULES
+from engine.records.database import STATUSES
+from engine.records.log import METRIC_COLUMNS
+from engine.records.queries import RUN_SORTS
 from server.artifacts import ARTIFACTS
 from server.components import (
     NUMBER,
@@ -15,16 +19,22 @@ from server.components import (
     or_null,
     ref,
 )
+from server.operations import error, json_of, operation, query, text_of
 from server.parsing import (
     DESCRIPTION_LENGTH,
     MAX_ID,
     NAME_LENGTH,
     PATH_LENGTH,
-    STATUSES,
+    TAG_LENGTH,
+    TAGS,
 )
 from server.routes.datasets import NAME
 
-RUN_ID: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+TAG_LIST: Schema = {
+    "type": "array",
+    "maxItems": TAGS,
+    "items": {"type": "string", "minLength": 1, "maxLength": TAG_LENGTH},
+}
 
 
 def describe(config: Config) -> Schema:
@@ -43,17 +53,24 @@ def describe(config: Config) -> Schema:
         "paths": {
             "/experiments/centralized": {"post": _start()},
             "/runs": {"get": _list_runs()},
+            "/groups": {"get": _list_groups()},
             "/runs/{run_id}": {
-                "get": _operation("One run, whole", {200: _json(ref("RunDetail"))}, of_run=True),
-                "delete": _operation(
+                "get": operation("One run, whole", {200: json_of(ref("RunDetail"))}, of_run=True),
+                "patch": _change_run(),
+                "delete": operation(
                     "Delete a run that has ended, with its files",
-                    {204: {"description": "deleted"}, 409: _error("it has not ended")},
+                    {204: {"description": "deleted"}, 409: error("it has not ended")},
                     of_run=True,
                 ),
             },
             "/runs/{run_id}/cancel": {"post": _change("Stop a run, gracefully, then by force")},
             "/runs/{run_id}/resume": {"post": _change("Continue from the last checkpoint")},
             "/runs/{run_id}/metrics": {"get": _metrics()},
+            "/runs/{run_id}/metrics.csv": {
+                "get": operation(
+                    "A row for each epoch, as CSV", {200: text_of("text/csv")}, of_run=True
+                )
+            },
             "/runs/{run_id}/events": {"get": _events()},
             "/runs/{run_id}/artifacts/{name}": {"get": _artifact()},
             "/datasets": {"get": _list_datasets()},
@@ -62,9 +79,11 @@ def describe(config: Config) -> Schema:
                 "put": _put_dataset(),
                 "delete": _delete_dataset(),
             },
-            "/healthz": {"get": _operation("Health", {200: _json(ref("Health"))})},
-            "/metrics": {"get": _operation("Figures for Prometheus", {200: _text("text/plain")})},
-            "/openapi.json": {"get": _operation("This", {200: _json(OBJECT)})},
+            "/session": {"get": operation("What this client may do", {200: json_of(_session())})},
+            "/healthz": {"get": operation("Health", {200: json_of(ref("Health"))})},
+            "/readyz": {"get": operation("Readiness", {200: json_of(ref("Ready"))})},
+            "/metrics": {"get": operation("Figures for Prometheus", {200: text_of("text/plain")})},
+            "/openapi.json": {"get": operation("This", {200: json_of(OBJECT)})},
         },
         "components": {
             "schemas": components(config),
@@ -72,6 +91,10 @@ def describe(config: Config) -> Schema:
         },
         "security": [{"token": []}, {}],
     }
+
+
+def _session() -> Schema:
+    return object_of(access={"enum": ["full", "read"]}, logged_in={"type": "boolean"})
 
 
 def _start() -> Schema:
@@ -82,6 +105,7 @@ def _start() -> Schema:
         "properties": {
             "run_name": {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH},
             "run_description": {"type": "string", "maxLength": DESCRIPTION_LENGTH},
+            "tags": TAG_LIST,
             "dataset_path": {
                 "type": "string",
                 "maxLength": PATH_LENGTH,
@@ -99,16 +123,16 @@ def _start() -> Schema:
         message=TEXT,
         estimated_duration=or_null(NUMBER),
     )
-    return _operation(
+    return operation(
         "Start a run",
         {
-            202: _json(answer),
-            403: _error("dataset_path lies elsewhere, or a key belongs to the server"),
-            404: _error("no such data set"),
-            409: _error("the data set has been replaced or deleted meanwhile"),
-            408: _error("the body did not arrive in time"),
-            413: _error("the body is too large"),
-            422: _error("a key or a value is wrong; field says which"),
+            202: json_of(answer),
+            403: error("dataset_path lies elsewhere, or a key belongs to the server"),
+            404: error("no such data set"),
+            409: error("the data set has been replaced or deleted meanwhile"),
+            408: error("the body did not arrive in time"),
+            413: error("the body is too large"),
+            422: error("a key or a value is wrong; field says which"),
         },
     ) | {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
 
@@ -117,47 +141,93 @@ def _list_runs() -> Schema:
     answer = object_of(
         runs={"type": "array", "items": ref("Run")},
         next_before=or_null(WHOLE),
+        total=WHOLE,
         counts=OBJECT,
         last_event_id=WHOLE,
     )
-    status = "|".join(STATUSES)
-    return _operation(
-        "Runs, the newest first",
-        {200: _json(answer), 422: _error("a wrong parameter")},
+    return operation(
+        "Runs, the newest first or as sorted",
+        {200: json_of(answer), 422: error("a wrong parameter")},
         [
-            _query(
-                "status",
-                {"type": "string", "pattern": f"^(({status})(,({status}))*)?$"},
-                "one or several, with commas",
-            ),
-            _query("name", TEXT, "part of the run's name"),
-            _query("limit", {"type": "integer", "minimum": 1, "maximum": 500}, "runs in a page"),
-            _query(
+            *_filters(),
+            query("sort", {"enum": [*RUN_SORTS, *METRIC_COLUMNS, *RULES]}, "what to sort by"),
+            query("order", {"enum": ["asc", "desc"]}, "desc where it is not given"),
+            query("settings", TEXT, "configuration keys to list with each run, with commas"),
+            query("offset", {"type": "integer", "minimum": 0, "maximum": MAX_ID}, "runs to skip"),
+            query(
                 "before",
                 {"type": "integer", "minimum": 1, "maximum": MAX_ID},
-                "next_before of the page before",
+                "next_before of the page before, where the order is the usual one",
             ),
         ],
     )
 
 
+def _list_groups() -> Schema:
+    answer = object_of(groups={"type": "array", "items": OBJECT})
+    return operation(
+        "Completed runs that differ in their seeds alone: mean and spread of their figures",
+        {200: json_of(answer), 422: error("a wrong parameter")},
+        _filters(),
+    )
+
+
+def _filters() -> list[Schema]:
+    status = "|".join(STATUSES)
+    return [
+        query(
+            "status",
+            {"type": "string", "pattern": f"^(({status})(,({status}))*)?$"},
+            "one or several, with commas",
+        ),
+        query("name", TEXT, "part of the run's name"),
+        query("tag", TEXT, "a tag"),
+        query("dataset", TEXT, "part of the data set's path"),
+        query("where", TEXT, "KEY=VALUE, KEY>=NUMBER or KEY<=NUMBER; may be given again"),
+        query("limit", {"type": "integer", "minimum": 1, "maximum": 500}, "at most so many"),
+    ]
+
+
+def _change_run() -> Schema:
+    body = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "run_name": {"type": "string", "minLength": 1, "maxLength": NAME_LENGTH},
+            "run_description": {"type": "string", "maxLength": DESCRIPTION_LENGTH},
+            **dict.fromkeys(("tags", "add_tags", "remove_tags"), TAG_LIST),
+        },
+    }
+    answer = object_of(run_id=WHOLE, run_name=TEXT, run_description=TEXT, tags=TAG_LIST)
+    answers = {
+        200: json_of(answer),
+        408: error("the body did not arrive in time"),
+        413: error("the body is too large"),
+        422: error("a key or a value is wrong; field says which"),
+    }
+    content = {"application/json": {"schema": body}}
+    return operation("Change name, description or tags", answers, of_run=True) | {
+        "requestBody": {"required": True, "content": content}
+    }
+
+
 def _metrics() -> Schema:
     rows = object_of(metrics={"type": "array", "items": ref("Metrics")})
-    return _operation("A row for each epoch", {200: _json(rows)}, of_run=True)
+    return operation("A row for each epoch", {200: json_of(rows)}, of_run=True)
 
 
 def _events() -> Schema:
     answer = object_of(events={"type": "array", "items": ref("Event")})
-    return _operation(
+    return operation(
         "The log of one run",
-        {200: _json(answer), 422: _error("a wrong parameter")},
+        {200: json_of(answer), 422: error("a wrong parameter")},
         [
-            _query(
+            query(
                 "after",
                 {"type": "integer", "minimum": 0, "maximum": MAX_ID},
                 "the last event_id seen",
             ),
-            _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "events at most"),
+            query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "events at most"),
         ],
         of_run=True,
     )
@@ -165,12 +235,12 @@ def _events() -> Schema:
 
 def _artifact() -> Schema:
     name = {"name": "name", "in": "path", "required": True, "schema": {"enum": list(ARTIFACTS)}}
-    return _operation(
+    return operation(
         "One file that a run left, as it is now; one range is understood",
         {
             200: {"description": "the file", "content": {"*/*": {}}},
             206: {"description": "a part of it", "content": {"*/*": {}}},
-            416: _error("Range is beyond the file"),
+            416: error("Range is beyond the file"),
         },
         [name],
         of_run=True,
@@ -179,25 +249,25 @@ def _artifact() -> Schema:
 
 def _list_datasets() -> Schema:
     answer = object_of(datasets={"type": "array", "items": ref("Dataset")})
-    return _operation("Uploaded data sets", {200: _json(answer)})
+    return operation("Uploaded data sets", {200: json_of(answer)})
 
 
 def _show_dataset() -> Schema:
-    answers = {200: _json(ref("Dataset")), 404: _error("no such data set")}
-    return _operation("One data set", answers | {422: _error("no such name")}, [_dataset_name()])
+    answers = {200: json_of(ref("Dataset")), 404: error("no such data set")}
+    return operation("One data set", answers | {422: error("no such name")}, [_dataset_name()])
 
 
 def _put_dataset() -> Schema:
     answers = {
-        200: _json(ref("Dataset")),
-        201: _json(ref("Dataset")),
-        408: _error("the upload stood still"),
-        413: _error("too large"),
-        422: _error("no good data set; problems lists everything that is wrong"),
-        507: _error("the disk is full"),
+        200: json_of(ref("Dataset")),
+        201: json_of(ref("Dataset")),
+        408: error("the upload stood still"),
+        413: error("too large"),
+        422: error("no good data set; problems lists everything that is wrong"),
+        507: error("the disk is full"),
     }
     body = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    return _operation("Upload a ZIP", answers, [_dataset_name()]) | {
+    return operation("Upload a ZIP", answers, [_dataset_name()]) | {
         "requestBody": {"required": True, "content": body}
     }
 
@@ -205,11 +275,11 @@ def _put_dataset() -> Schema:
 def _delete_dataset() -> Schema:
     answers = {
         204: {"description": "deleted"},
-        404: _error("no such data set"),
-        409: _error("a queued or running run uses it; run_id names it"),
-        422: _error("no such name"),
+        404: error("no such data set"),
+        409: error("a queued or running run uses it; run_id names it"),
+        422: error("no such name"),
     }
-    return _operation("Delete a data set and its upload", answers, [_dataset_name()])
+    return operation("Delete a data set and its upload", answers, [_dataset_name()])
 
 
 def _dataset_name() -> Schema:
@@ -219,44 +289,5 @@ def _dataset_name() -> Schema:
 
 def _change(summary: str) -> Schema:
     answer = object_of(run_id=WHOLE, status=TEXT, message=TEXT)
-    answers = {202: _json(answer), 409: _error("not in this state; status names it")}
-    return _operation(summary, answers, of_run=True)
-
-
-def _operation(
-    summary: str,
-    answers: dict[int, Schema],
-    parameters: list[Schema] | None = None,
-    of_run: bool = False,
-) -> Schema:
-    parameters = list(parameters or [])
-    if of_run:
-        parameters.append({"name": "run_id", "in": "path", "required": True, "schema": RUN_ID})
-        answers = answers | {404: answers.get(404) or _error("no such run")}
-    always = {400: _error("malformed"), 401: _error("no token"), 403: _error("from elsewhere")}
-    always |= {429: _error("too many wrong tokens")}
-    always |= {503: _error("the database is locked: Retry-After"), 507: _error("a full disk")}
-    return {
-        "summary": summary,
-        "parameters": parameters,
-        "responses": {str(status): answer for status, answer in sorted((always | answers).items())},
-    }
-
-
-def _query(name: str, schema: Schema, description: str) -> Schema:
-    return {"name": name, "in": "query", "schema": schema, "description": description}
-
-
-def _json(schema: Schema) -> Schema:
-    return {"description": "done", "content": {"application/json": {"schema": schema}}}
-
-
-def _text(kind: str) -> Schema:
-    return {"description": "done", "content": {kind: {"schema": TEXT}}}
-
-
-def _error(description: str) -> Schema:
-    return {
-        "description": description,
-        "content": {"application/json": {"schema": ref("Error")}},
-    }
+    answers = {202: json_of(answer), 409: error("not in this state; status names it")}
+    return operation(summary, answers, of_run=True)

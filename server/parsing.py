@@ -21,12 +21,13 @@ from server.settings import Settings
 
 MAX_DEPTH = 8  # of JSON
 MAX_ID = 2**63 - 1  # SQLite's largest integer
-STATUSES = (
-    *("queued", "preparing", "in_progress", "completed", "stopped", "failed", "interrupted"),
-)
 NAME_LENGTH, DESCRIPTION_LENGTH, PATH_LENGTH = 200, 10_000, 4096
 KEY_LENGTH = 100  # characters of a key that an answer repeats; no known key is longer
-START_KEYS = ("run_name", "run_description", "dataset_path", "dataset_id", "config_overrides")
+START_KEYS = (
+    *("run_name", "run_description", "tags", "dataset_path", "dataset_id", "config_overrides"),
+)
+CHANGE_KEYS = ("run_name", "run_description", "tags", "add_tags", "remove_tags")
+TAGS, TAG_LENGTH = 20, 50
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class StartRequest:
     run_description: str
     dataset: Path
     config: Config
+    tags: list[str]
 
 
 async def read_json(request: Request, settings: Settings) -> dict[str, Any]:
@@ -68,18 +70,63 @@ async def read_json(request: Request, settings: Settings) -> dict[str, Any]:
 async def read_start(request: Request, settings: Settings, store: Store) -> StartRequest:
     """The body of POST /experiments/centralized. Raises ApiError: 400, 403, 404, 413, 422."""
     body = await read_json(request, settings)
-    for key in body:
-        try:
-            require_known(key, list(START_KEYS), "key", "the body")
-        except ConfigError as error:
-            raise ApiError(422, str(error), field=key[:KEY_LENGTH]) from error
-    name = _text(body, "run_name", NAME_LENGTH)
-    if not name.strip() or not name.isprintable():
-        raise ApiError(422, "run_name must be a line of printable text", field="run_name")
+    _require_keys(body, START_KEYS)
+    name = _run_name(body)
     description = _text(body, "run_description", DESCRIPTION_LENGTH, default="")
     config = read_config(body.get("config_overrides"), settings)
     dataset = await _dataset(body, settings, store)
-    return StartRequest(name.strip(), description, dataset, config)
+    return StartRequest(name, description, dataset, config, _tags(body, "tags"))
+
+
+async def read_change(request: Request, settings: Settings) -> dict[str, Any]:
+    """The body of PATCH /runs/{run_id}, each key checked. Raises ApiError: 400, 413, 422."""
+    body = await read_json(request, settings)
+    _require_keys(body, CHANGE_KEYS)
+    changes: dict[str, Any] = {}
+    if "run_name" in body:
+        changes["run_name"] = _run_name(body)
+    if "run_description" in body:
+        changes["run_description"] = _text(body, "run_description", DESCRIPTION_LENGTH)
+    return changes | {key: _tags(body, key) for key in CHANGE_KEYS[2:] if key in body}
+
+
+def changed_tags(before: Any, changes: dict[str, Any]) -> list[str]:
+    """A run's tags with `tags`, `add_tags` and `remove_tags`. Raises ApiError 422."""
+    tags = changes.get("tags", before if isinstance(before, list) else [])
+    tags = list(dict.fromkeys([*tags, *changes.get("add_tags", [])]))
+    tags = [tag for tag in tags if tag not in changes.get("remove_tags", [])]
+    if len(tags) > TAGS:
+        raise ApiError(422, f"a run has at most {TAGS} tags", field="tags")
+    return tags
+
+
+def _tags(body: dict[str, Any], key: str) -> list[str]:
+    tags = body.get(key, [])
+    if not isinstance(tags, list) or len(tags) > TAGS or not all(map(_is_tag, tags)):
+        detail = f"{key} must be a list of at most {TAGS} words of at most {TAG_LENGTH} characters"
+        raise ApiError(422, f"{detail}, without commas", field=key)
+    return list(dict.fromkeys(tag.strip() for tag in tags))
+
+
+def _is_tag(tag: Any) -> bool:
+    if not isinstance(tag, str) or not tag.isprintable() or "," in tag:
+        return False
+    return 0 < len(tag.strip()) <= TAG_LENGTH
+
+
+def _require_keys(body: dict[str, Any], known: tuple[str, ...]) -> None:
+    for key in body:
+        try:
+            require_known(key, list(known), "key", "the body")
+        except ConfigError as error:
+            raise ApiError(422, str(error), field=key[:KEY_LENGTH]) from error
+
+
+def _run_name(body: dict[str, Any]) -> str:
+    name = _text(body, "run_name", NAME_LENGTH)
+    if not name.strip() or not name.isprintable():
+        raise ApiError(422, "run_name must be a line of printable text", field="run_name")
+    return name.strip()
 
 
 def read_config(overrides: Any, settings: Settings) -> Config:
@@ -196,16 +243,6 @@ def number_of(
     if not re.fullmatch(r"[0-9]{1,19}", text) or not low <= int(text) <= high:
         raise ApiError(422, f"{name} must be a whole number from {low} to {high}", field=name)
     return int(text)
-
-
-def statuses_of(connection: HTTPConnection) -> list[str]:
-    """`?status=failed,stopped`. Raises ApiError 422."""
-    text = connection.query_params.get("status", "")
-    chosen = [word for word in text.split(",") if word]
-    for word in chosen:
-        if word not in STATUSES:
-            raise ApiError(422, f"status is one of {', '.join(STATUSES)}", field="status")
-    return chosen
 
 
 def _text(body: dict[str, Any], key: str, longest: int, default: str | None = None) -> str:

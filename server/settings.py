@@ -11,7 +11,8 @@ from pathlib import Path
 
 from config import Config, ConfigManager, UserError
 
-TOKEN_VARIABLE = "PNEUMOSCOPE_TOKEN"
+TOKEN_VARIABLE, READ_VARIABLE = "PNEUMOSCOPE_TOKEN", "PNEUMOSCOPE_READ_TOKEN"
+NOTIFY_VARIABLE = "PNEUMOSCOPE_NOTIFY_SECRET"
 TOKEN_LENGTH = 16  # characters at least: guesses are not limited to so few that less would do
 
 
@@ -23,6 +24,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = field(default=None, repr=False)
+    read_token: str | None = field(default=None, repr=False)  # allows reading only
     data_dirs: tuple[Path, ...] = (Path("data"),)  # where a run's dataset_path may lie
     upload_dir: Path = Path("output/datasets")
     allowed_hosts: tuple[str, ...] = ()  # names beside localhost and plain addresses
@@ -51,7 +53,14 @@ class Settings:
 def check_exposure(settings: Settings) -> None:
     """Raise UserError where others could reach the server without a token."""
     if settings.token is not None:
+        if settings.token == settings.read_token:
+            raise UserError("the token for reading must differ from the full one")
         return
+    if settings.read_token is not None:
+        raise UserError(
+            f"a token for reading needs a full one beside it: set {TOKEN_VARIABLE} or give "
+            "--token-file FILE"
+        )
     reason = None
     if not is_loopback(settings.host):
         reason = f"--host {settings.host}"
@@ -96,7 +105,12 @@ def read_proxies(addresses: Sequence[str]) -> tuple[str, ...]:
     return tuple(proxies)
 
 
-def read_token(file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
+def read_token(
+    file: Path | None,
+    environ: Mapping[str, str] = os.environ,
+    variable: str = TOKEN_VARIABLE,
+    option: str = "--token-file",
+) -> str | None:
     """The token of the file, or else of the environment; None where there is neither.
 
     Raises UserError for one that is empty, short, or not printable ASCII.
@@ -105,13 +119,13 @@ def read_token(file: Path | None, environ: Mapping[str, str] = os.environ) -> st
         try:
             token = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--token-file {file}: cannot be read ({error})") from error
+            raise UserError(f"{option} {file}: cannot be read ({error})") from error
         if not token:
-            raise UserError(f"--token-file {file}: is empty")
+            raise UserError(f"{option} {file}: is empty")
     else:
-        token = environ.get(TOKEN_VARIABLE, "").strip()
-        if TOKEN_VARIABLE in environ and not token:
-            raise UserError(f"{TOKEN_VARIABLE} is empty; give it a token or unset it")
+        token = environ.get(variable, "").strip()
+        if variable in environ and not token:
+            raise UserError(f"{variable} is empty; give it a token or unset it")
     if not token.isascii() or not token.isprintable():
         raise UserError("the token must be of printable ASCII characters")
     if token and len(token) < TOKEN_LENGTH:

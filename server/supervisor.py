@@ -13,6 +13,7 @@ from typing import Any
 from config import Config
 from engine.process import is_alive
 from engine.records import spool
+from engine.records.database import LIVE
 from engine.records.identity import has_snapshot
 from engine.records.liveness import is_running, this_host
 from engine.records.store import Store
@@ -23,7 +24,6 @@ from server.launcher import Worker, how_it_ended
 from server.settings import Settings
 
 TICK_SECONDS = 0.5
-LIVE = ("preparing", "in_progress")
 ENDED = ("completed", "stopped", "failed", "interrupted")
 RESUMABLE = ("interrupted", "stopped", "failed")
 
@@ -81,16 +81,22 @@ class Supervisor:
             reason = "cancelled before it began"
             event = await self._stopped(run_id, reason)
             if await self._end(run_id, ("queued",), "stopped", event):
+                started = self._workers.get(run_id)
+                if started is not None and not started.claimed:  # its claim could not be written
+                    self._terminate(run_id, started)
                 return True
             await self._sync()
             worker, row = self._workers.get(run_id), await self._store.get_run(run_id)
             if worker is None or row is None or row["status"] not in LIVE:
                 return False  # ended, even where its process is still about to
-            if run_id not in self._cancels:  # a second SIGTERM would end it at once
-                grace = self._settings.cancel_grace
-                self._cancels[run_id] = Cancel(time.monotonic() + grace)
-                worker.send(signal.SIGTERM)
+            self._terminate(run_id, worker)
             return True
+
+    def _terminate(self, run_id: int, worker: Worker) -> None:
+        """Send SIGTERM, once: a second one would end the worker without saving."""
+        if run_id not in self._cancels:
+            self._cancels[run_id] = Cancel(time.monotonic() + self._settings.cancel_grace)
+            worker.send(signal.SIGTERM)
 
     async def _sync(self) -> None:
         """Bring `_workers` up to what the database and the processes say."""

@@ -29,13 +29,14 @@ class Connection:
         self._in_transaction = asyncio.Lock()  # a connection has one at a time
 
     @classmethod
-    async def open(cls, path: Path, busy_seconds: float | None = None) -> Self:
+    async def open(cls, path: Path, busy_seconds: float | None = None, check: bool = True) -> Self:
         """Open, check and bring the schema forward. Raises UserError, naming the file.
 
         `busy_seconds` is how long a statement waits for another's lock; None: BUSY_SECONDS.
+        `check` reads every page for damage, which takes seconds for a large database.
         """
         with readable_errors(path):
-            with connect(path, check=True, busy_seconds=busy_seconds):
+            with connect(path, check=check, busy_seconds=busy_seconds):
                 pass  # migrated and checked with the plain driver
             connection = await aiosqlite.connect(path, isolation_level=None)
             try:

@@ -21,12 +21,17 @@ PATTERN = "unwritten_events_*.jsonl"
 KeptEvent = tuple[str, str, Mapping[str, Any]]  # at, event, payload
 
 
+def unwritten_path(results_dir: Path, run_id: int) -> Path:
+    """Where a run keeps events that could not be written into the database."""
+    return results_dir / f"unwritten_events_{run_id}.jsonl"
+
+
 def keep(results_dir: Path, run_id: int, run_uid: str | None, events: Sequence[KeptEvent]) -> Path:
     """Write events to `results_dir/unwritten_events_{run_id}.jsonl`, after those already there.
 
     Raises OSError; the file is then as it was.
     """
-    path = results_dir / f"unwritten_events_{run_id}.jsonl"
+    path = unwritten_path(results_dir, run_id)
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     head = {"run_id": run_id, "run_uid": run_uid}
     lines = [

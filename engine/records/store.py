@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from engine.records.database import (
 )
 from engine.records.figures import figures_so_far
 from engine.records.liveness import this_host
+from engine.records.queries import Choice
 
 
 class Store(Connection):
@@ -31,8 +33,14 @@ class Store(Connection):
         async with self._db.execute(LAST_RUN_ID) as found:
             row = await found.fetchone()
         assert row is not None
-        with numbered(fields, row[0]) as (statement, values):
+        numbering = numbered(fields, row[0])  # it makes files: not on the loop's thread
+        statement, values = await asyncio.to_thread(numbering.__enter__)
+        try:
             cursor = await self._db.execute(statement, values)
+        except BaseException as error:
+            await asyncio.to_thread(numbering.__exit__, type(error), error, None)
+            raise
+        numbering.__exit__(None, None, None)
         assert cursor.lastrowid is not None
         return cursor.lastrowid
 
@@ -85,9 +93,22 @@ class Store(Connection):
         A run without a best epoch yet has the figures of its last one. `name` is part of the run's
         name; `before` is the last run_id seen.
         """
-        return await self.rows(
-            queries.list_runs(len(statuses)), (*statuses, before, before, name, limit)
-        )
+        return await self.find_runs(Choice(statuses, name, limit=limit, before=before))
+
+    async def find_runs(self, choice: Choice, keys: Sequence[str] = ()) -> list[Row]:
+        """A page of a choice's runs as in `list_runs`, with `keys` of their settings besides."""
+        ids = [row["run_id"] for row in await self.rows(*queries.chosen_ids(choice))]
+        found = await self.rows(*queries.runs_with_figures(ids, keys)) if ids else []
+        by_id = {row["run_id"]: row for row in found}
+        return [by_id[run_id] for run_id in ids if run_id in by_id]  # one may just be deleted
+
+    async def count_chosen(self, choice: Choice) -> int:
+        """How many runs a choice has in all."""
+        return int((await self.rows(*queries.count_chosen(choice)))[0]["n"])
+
+    async def run_groups(self, choice: Choice) -> list[Row]:
+        """Completed runs that differ in their seeds alone, with mean and spread of figures."""
+        return await self.rows(*queries.groups(choice))
 
     async def progress(self, run_ids: Sequence[int]) -> dict[int, Row]:
         """The latest progress event of each of these runs that has one."""

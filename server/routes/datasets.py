@@ -17,10 +17,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
+from engine.records.database import LIVE
 from server.check_dataset import check
 from server.errors import NO_SPACE, ApiError
 from server.settings import Settings
-from server.supervisor import LIVE
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 PART = ".upload-"  # how the names of unfinished uploads begin
@@ -44,10 +44,14 @@ async def put_dataset(request: Request) -> Response:
                 problems = {"problems": found["problems"], "count": found["count"]}
                 raise ApiError(422, found["detail"], more=problems)
             path = (folder / f"{name}-{fingerprint[:16]}.zip").resolve()
-            async with state.writer.transaction():  # a deletion of the same file has to wait
-                before = await state.writer.get_dataset(name)
-                await run_in_threadpool(part.replace, path)
-                await state.writer.put_dataset(name, str(path), fingerprint, found["report"])
+            try:
+                async with state.writer.transaction():  # a deletion of the same file has to wait
+                    before = await state.writer.get_dataset(name)
+                    await run_in_threadpool(part.replace, path)
+                    await state.writer.put_dataset(name, str(path), fingerprint, found["report"])
+            except BaseException:
+                await drop_unused(state, str(path))
+                raise
     except OSError as error:
         raise _storage_error(error) from error
     if before is not None and before["path"] != str(path):

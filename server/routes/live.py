@@ -8,10 +8,12 @@ import contextlib
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from server.errors import ApiError
+from server.gate import session_cookie
 from server.hub import Hub, Subscriber, encode_all
 from server.parsing import MAX_ID, get_run, number_of
 
 NOT_UNDERSTOOD = (1003, "this stream takes no messages")
+LOGGED_OUT = (4401, "the session has ended; log in again")
 SLOW = (4008, "too slow; connect again with ?after=")
 BATCH = 500  # events read from the log at once
 SEND_SECONDS = 10.0  # between two looks at whether the same send still waits for the peer
@@ -51,6 +53,9 @@ class Stream:
         """`run_id`: None for all runs."""
         self._socket, self._run_id = socket, run_id
         self._hub: Hub = socket.state.hub
+        self._sessions = socket.state.gate.sessions
+        by_cookie = socket.state.gate.needed and "authorization" not in socket.headers
+        self._session = session_cookie(socket.headers) if by_cookie else None
         self._started = self._finished = 0  # sends
 
     async def run(self, after: int | None) -> tuple[int, str] | None:
@@ -59,24 +64,34 @@ class Stream:
         sending = asyncio.create_task(self._send(after))
         stuck = 0  # the send that was waiting at the last look
         try:
-            while not sending.done() and not reading.done():
-                await asyncio.wait(
-                    {reading, sending}, timeout=SEND_SECONDS, return_when=asyncio.FIRST_COMPLETED
-                )
-                waiting = self._started if self._started != self._finished else 0
-                if waiting and waiting == stuck:
-                    break
-                stuck = waiting
+            with self._sessions.holding(self._session or "", sending.cancel):
+                while not sending.done() and not reading.done():
+                    await asyncio.wait(
+                        {reading, sending},
+                        timeout=SEND_SECONDS,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    if self._is_logged_out():
+                        break
+                    waiting = self._started if self._started != self._finished else 0
+                    if waiting and waiting == stuck:
+                        break
+                    stuck = waiting
             if reading.done():  # any frame is one too many
                 return NOT_UNDERSTOOD if reading.result()["type"] == "websocket.receive" else None
             if sending.done() and not sending.cancelled():
                 return sending.result()
+            if self._is_logged_out():
+                return LOGGED_OUT
             self._hub.dropped += 1
             return SLOW
         finally:
             reading.cancel()
             sending.cancel()
             await asyncio.wait({reading, sending})
+
+    def _is_logged_out(self) -> bool:
+        return self._session is not None and self._session not in self._sessions
 
     async def _send(self, after: int | None) -> None:
         """Send until the peer has left; cancelled by the hub where its queue is full."""

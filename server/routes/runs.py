@@ -11,16 +11,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from config import Config
-from engine.files import jsonable
+from engine.files import csv_table, jsonable
+from engine.records.database import LIVE
 from engine.records.identity import has_snapshot, run_folder
 from engine.records.liveness import host_name, is_running, this_host
+from engine.records.log import METRIC_COLUMNS
 from server.artifacts import artifacts, delete_files, existing, read_json
 from server.download import Download
 from server.errors import ApiError
 from server.hub import encode_all
-from server.parsing import MAX_ID, get_run, number_of, read_start, statuses_of
+from server.listing import choice_of, settings_of
+from server.parsing import (
+    MAX_ID,
+    changed_tags,
+    get_run,
+    number_of,
+    read_change,
+    read_start,
+)
 from server.routes.datasets import drop_unused
-from server.supervisor import ENDED, LIVE, RESUMABLE, output_of
+from server.supervisor import ENDED, RESUMABLE, output_of
 
 PAGE, LARGEST_PAGE = 50, 500
 SEEN_RUNS = 3  # from which a duration is estimated, at most
@@ -43,6 +53,7 @@ async def start_run(request: Request) -> Response:
         run_id = await state.writer.create_run(
             run_name=wanted.run_name,
             run_description=wanted.run_description,
+            tags=wanted.tags,
             config=wanted.config.absolute().to_dict(),
             dataset_path=str(wanted.dataset),
             status="queued",
@@ -64,22 +75,59 @@ async def start_run(request: Request) -> Response:
 async def list_runs(request: Request) -> Response:
     """GET /runs: a page of runs, the newest first, each with its figures and its progress."""
     store = request.state.store
-    limit = number_of(request, "limit", PAGE, 1, LARGEST_PAGE)
-    before = number_of(request, "before", None, 1, MAX_ID)
+    limit = number_of(request, "limit", PAGE, 1, LARGEST_PAGE) or PAGE
+    choice, keys = choice_of(request, limit), settings_of(request)
     last_event_id = await store.last_event_id()  # first: what comes later is in the stream
-    rows = await store.list_runs(
-        statuses_of(request), request.query_params.get("name", ""), limit, before
-    )
+    rows = await store.find_runs(choice, keys)
     progress = await store.progress([row["run_id"] for row in rows])
-    runs = [_readable(row) | {"progress": _progress(progress.get(row["run_id"]))} for row in rows]
+    runs = [
+        _readable({name: value for name, value in row.items() if name not in keys})
+        | {"progress": _progress(progress.get(row["run_id"]))}
+        | {"settings": {key: row[key] for key in keys}}
+        for row in rows
+    ]
     return JSONResponse(
         {
             "runs": jsonable(runs),
             "next_before": rows[-1]["run_id"] if len(rows) == limit else None,
+            "total": await store.count_chosen(choice),
             "counts": await store.count_runs(),
             "last_event_id": last_event_id,
         }
     )
+
+
+async def list_groups(request: Request) -> Response:
+    """GET /groups: completed runs that differ in their seeds alone, with mean and spread."""
+    limit = number_of(request, "limit", PAGE, 1, LARGEST_PAGE) or PAGE
+    rows = await request.state.store.run_groups(choice_of(request, limit))
+    for row in rows:
+        row["run_ids"] = sorted(int(run_id) for run_id in str(row["run_ids"]).split(","))
+    return JSONResponse({"groups": jsonable(rows)})
+
+
+async def change_run(request: Request) -> Response:
+    """PATCH /runs/{run_id}: its name, its description, its tags."""
+    state = request.state
+    changes = await read_change(request, state.settings)
+    async with state.writer.transaction():
+        row = await get_run(request, state.writer)  # inside: tags are added to what is there now
+        tags = changed_tags(row["tags"], changes)
+        fields = {key: changes[key] for key in ("run_name", "run_description") if key in changes}
+        await state.writer.update_run(row["run_id"], **fields, tags=tags)
+    row = await get_run(request, state.store)
+    shown = ("run_id", "run_name", "run_description", "tags")
+    return JSONResponse({key: row[key] for key in shown})
+
+
+async def metrics_csv(request: Request) -> Response:
+    """GET /runs/{run_id}/metrics.csv: a row for each epoch, as a table."""
+    row = await get_run(request, request.state.store)
+    rows = await request.state.store.metrics(row["run_id"])
+    text = csv_table(METRIC_COLUMNS, ([one[name] for name in METRIC_COLUMNS] for one in rows))
+    name = f"metrics_{row['run_id']}.csv"
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def show_run(request: Request) -> Response:
@@ -226,7 +274,8 @@ async def _state(request: Request, message: str) -> Response:
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
     """SQLite has no booleans."""
     early = row["early_stopped"]
-    return row | {"early_stopped": None if early is None else bool(early)}
+    tags = row["tags"] if isinstance(row["tags"], list) else []
+    return row | {"early_stopped": None if early is None else bool(early), "tags": tags}
 
 
 def _progress(event: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -16,20 +16,24 @@ from starlette.responses import (
     Response,
 )
 
+from engine.records.database import STATUSES
+from engine.records.queries import FIGURES
 from server.errors import ApiError
 from server.gate import COOKIE, SESSION_SECONDS, session_cookie
 from server.openapi import describe
-from server.parsing import STATUSES
 
 STATIC = Path(__file__).parents[1] / "static"
 LATEST = 20  # runs whose last epoch is among the figures
-FIGURES = ("val_recall", "val_specificity", "val_f1", "val_auroc", "val_loss")
 LOGIN_BYTES = 4096
+# An empty action keeps the fragment, and with it the view that somebody wanted to see.
 LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"
 content="width=device-width"><meta name="color-scheme" content="light dark">
-<title>Pneumoscope: log in</title><h1>Pneumoscope</h1><form method="post" action="/login">
-<p><label>Token <input type="password" name="token" autofocus required></label>
-<button>Log in</button></p></form><p role="alert">{message}</p>{logout}</html>"""
+<title>Pneumoscope: log in</title><link rel="stylesheet" href="/static/style.css">
+<main class="login"><h1>Pneumoscope</h1><form class="card" method="post" action="">
+<div class="field"><label for="token">Token</label>
+<input id="token" type="password" name="token" autofocus required
+autocomplete="current-password"></div><button class="primary">Log in</button>
+<p role="alert">{message}</p></form>{logout}</main></html>"""
 LOGOUT = """<form method="post" action="/logout"><button>Log out</button></form>"""
 
 
@@ -39,16 +43,35 @@ async def page(_request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /healthz: whether the database answers and each background task works.
+    """GET /healthz: that the server answers, and whether each background task works.
 
-    What is failing is for those who have the token; others learn the status alone.
+    Always 200, so that nothing restarts a server whose database is busy. What is failing is for
+    those who have the token; others learn the status alone.
     """
-    state = request.state
-    await state.store.last_event_id()
-    tasks = {one.task: one.present() for one in (state.hub.faults, state.supervisor.faults)}
+    tasks = _faults(request)
     status = "degraded" if any(tasks.values()) else "ok"
-    detail = {"tasks": tasks} if state.gate.is_known(request.headers) else {}
+    detail = {"tasks": tasks} if request.state.gate.is_known(request.headers) else {}
     return JSONResponse({"status": status, **detail})
+
+
+async def ready(request: Request) -> Response:
+    """GET /readyz: 200 where the database answers and the tasks work, else 503."""
+    await request.state.store.last_event_id()
+    tasks = _faults(request)
+    status = "not ready" if any(tasks.values()) else "ready"
+    detail = {"tasks": tasks} if request.state.gate.is_known(request.headers) else {}
+    return JSONResponse({"status": status, **detail}, 503 if status == "not ready" else 200)
+
+
+def _faults(request: Request) -> dict[str, list[str]]:
+    return {one.task: one.present() for one in request.state.faults}
+
+
+async def session(request: Request) -> Response:
+    """GET /session: what this client may do, for the page."""
+    gate = request.state.gate
+    access = gate.access(request.scope, request.headers)
+    return JSONResponse({"access": access, "logged_in": gate.needed})
 
 
 async def openapi(request: Request) -> Response:
@@ -106,14 +129,14 @@ async def login(request: Request) -> Response:
         return RedirectResponse("/", status_code=303)
     token = await _token_of(request)
     try:
-        gate.require(request.scope, token)
+        access = gate.require(request.scope, token)
     except ApiError as error:
         page = LOGIN.format(message=error.detail, logout="")
         return HTMLResponse(page, status_code=error.status, headers=error.headers)
     response = RedirectResponse("/", status_code=303)
     response.set_cookie(
         COOKIE,
-        gate.sessions.begin(),
+        gate.sessions.begin(access),
         max_age=SESSION_SECONDS,
         httponly=True,
         samesite="strict",

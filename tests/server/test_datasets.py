@@ -254,3 +254,15 @@ def test_an_upload_holds_nobody_up(shared: Server) -> None:
 def test_the_reports_name_no_temporary_file(shared: Server) -> None:
     answer = put(shared, "broken", b"no ZIP")
     assert not re.search(r"\.upload-|/tmp|" + re.escape(str(ROOT)), answer.text)
+
+
+def test_an_upload_that_cannot_be_recorded_leaves_no_file(server: Server, images: Path) -> None:
+    kept = put(server, "kept", images.read_bytes())
+    assert kept.status_code == 201
+    files = uploads(server)
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON dataset BEGIN SELECT RAISE(ABORT, 'no'); END"
+    with sqlite3.connect(server.database) as database:
+        database.execute(refuse)
+    database.close()
+    assert put(server, "other", images.read_bytes()).status_code == 500
+    assert uploads(server) == files

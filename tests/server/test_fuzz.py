@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from server.openapi import RUN_ID
+from server.operations import RUN_ID
 
 from .conftest import Server
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from server.app import ROUTES
 from server.gate import Failures, Sessions, client_of
 
-from .conftest import Server, prepare_folder
+from .conftest import Server, prepare_folder, wait_until
 
 TOKEN = "correct-horse-battery"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -33,7 +34,7 @@ def paths() -> list[str]:
     return [
         route.path.replace("{run_id:run_id}", "1").replace("{name}", "log")
         for route in ROUTES
-        if not route.path.startswith(("/ws", "/log", "/healthz", "/static"))
+        if not route.path.startswith(("/ws", "/log", "/healthz", "/readyz", "/static"))
     ] + ["/static/app.js", "/nothing"]
 
 
@@ -234,3 +235,56 @@ def test_only_static_files_may_be_kept_by_a_cache(guarded: Server) -> None:
     assert "no-store" not in guarded.get("/static/app.js", headers=BEARER).headers.get(
         "cache-control", ""
     )
+
+
+def test_the_end_of_a_session_closes_its_sockets(fresh: Server) -> None:
+    with httpx.Client(base_url=fresh.url) as browser:
+        cookie = browser.post("/login", data={"token": TOKEN}).headers["set-cookie"]
+        headers = {"cookie": cookie.partition(";")[0]}
+        with fresh.socket(additional_headers=headers) as stream:
+            stream.ping().wait(60)
+            browser.post("/logout")
+            with pytest.raises(ConnectionClosed):
+                stream.recv(timeout=60)
+        assert stream.close_code == 4401
+    with fresh.socket(additional_headers={**headers, **BEARER}) as stream:  # the token counts
+        stream.ping().wait(60)
+
+
+def test_a_token_for_reading_changes_nothing(folder: Path) -> None:
+    reading = "another-good-battery"
+    server = Server(folder, PNEUMOSCOPE_TOKEN=TOKEN, PNEUMOSCOPE_READ_TOKEN=reading)
+    try:
+        run_id = server.write_run()
+        headers = {"authorization": f"Bearer {reading}"}
+        assert server.get(f"/runs/{run_id}", headers=headers).status_code == 200
+        assert server.get("/session", headers=headers).json()["access"] == "read"
+        assert server.get("/session", headers=BEARER).json()["access"] == "full"
+        with server.socket(additional_headers=headers) as stream:
+            stream.ping().wait(60)
+        bearer = httpx.Client(base_url=server.url, headers=headers)
+        with httpx.Client(base_url=server.url) as browser, bearer:
+            browser.post("/login", data={"token": reading})
+            for client in (browser, bearer):
+                for method, path in (
+                    ("DELETE", f"/runs/{run_id}"),
+                    ("POST", f"/runs/{run_id}/resume"),
+                    ("PUT", "/datasets/a"),
+                    ("POST", "/experiments/centralized"),
+                ):
+                    assert client.request(method, path).status_code == 403
+            assert browser.post("/logout").headers["location"] == "/login"
+            assert browser.get("/runs").status_code == 401
+        assert reading not in server.log.read_text()
+    finally:
+        server.end()
+
+
+def test_readiness_is_apart_from_liveness(fresh: Server) -> None:
+    assert fresh.get("/readyz").json() == {"status": "ready"}
+    assert set(fresh.get("/readyz", headers=BEARER).json()) == {"status", "tasks"}
+    with sqlite3.connect(fresh.database) as database:
+        database.execute("ALTER TABLE run RENAME COLUMN heartbeat_at TO gone")
+    database.close()
+    wait_until(lambda: fresh.get("/readyz").status_code == 503)
+    assert fresh.get("/healthz").json() == {"status": "degraded"}

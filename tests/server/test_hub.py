@@ -59,3 +59,20 @@ def test_a_subscriber_is_dropped_once_where_it_is_too_slow() -> None:
     for n in range(WAITING + 5):
         one.put((n, ""))
     assert drops == [1]
+
+
+def test_the_times_of_the_next_progress_are_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    runs = [create_run_sync(path, run_name="a") for _ in range(30)]
+
+    async def follow() -> int:
+        async with await Store.open(path) as log, await Store.open(path) as worker:
+            hub = Hub(log)
+            await hub.start()
+            task = asyncio.create_task(hub.run())
+            for run_id in runs:
+                await sent(hub, await worker.add_event(run_id, "now", PASSING, {}))
+            task.cancel()
+            return len(hub._next_progress)
+
+    assert asyncio.run(follow()) <= 2

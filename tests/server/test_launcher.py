@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,39 @@ def test_a_worker_whose_threads_still_end_is_not_yet_reaped(
     status, error = asyncio.run(follow())
     assert status == "preparing"
     assert "SIGKILL" in error
+
+
+def test_a_run_cancelled_before_its_claim_is_written_ends_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "runs.db"
+    settings = Settings(ConfigManager.load(overrides={"output.database": str(database)}))
+    run_id = create_run_sync(
+        database, run_name="early", status="queued", config=settings.config.to_dict()
+    )
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    started = Worker(worker.pid, started_at(worker.pid), 0, worker, claimed=False)
+    monkeypatch.setattr(launcher, "start", lambda *_: started)
+
+    async def cancel() -> str:
+        async with await Store.open(database) as store:
+            supervisor = Supervisor(store, settings, [""])
+            with monkeypatch.context() as broken:
+
+                async def locked(*_: object) -> bool:
+                    raise sqlite3.OperationalError("database is locked")
+
+                broken.setattr(store, "claim_run", locked)
+                await supervisor.look()
+                assert worker.poll() is None
+                assert await supervisor.cancel(run_id)
+            await asyncio.to_thread(worker.wait, 60)
+            await supervisor.look()
+            assert not supervisor.is_running(run_id)
+            return (await store.get_run(run_id))["status"]
+
+    try:
+        assert asyncio.run(cancel()) == "stopped"
+    finally:
+        worker.kill()
+        worker.wait()

@@ -195,8 +195,11 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(server: Server) -> No
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     server.write_event(other)
+    unwritten = server.folder / "output" / "results" / f"unwritten_events_{other}.jsonl"
+    unwritten.write_text("{}")
     assert httpx.delete(f"{server.url}/runs/{other}").status_code == 204
     assert not gone.parent.exists()
+    assert not unwritten.exists()
     assert stays.exists()
     assert_error(server.get(f"/runs/{other}"), 404, "run_id")
     assert server.query(f"SELECT * FROM event WHERE run_id = {other}") == []

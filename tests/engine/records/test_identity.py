@@ -8,12 +8,14 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config import ConfigManager, UserError
+from engine.records import identity
 from engine.records.claim import claim_stored
 from engine.records.database import create_run_sync, get_run_sync, update_run_sync
 from engine.records.identity import MARKER
@@ -131,3 +133,18 @@ def test_the_files_of_another_run_are_not_touched(tmp_path: Path) -> None:
     row = get_run_sync(tmp_path / "pneumoscope.db", run_id)
     assert row is not None
     assert row["status"] == "queued"
+
+
+def test_the_server_s_thread_makes_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def reserve(*arguments: Any) -> int:
+        threads.append(threading.current_thread())
+        return identity.reserve(*arguments)
+
+    monkeypatch.setattr("engine.records.database.reserve", reserve)
+    assert asyncio.run(_create_in_store(tmp_path)) == 1
+    assert threads
+    assert threading.main_thread() not in threads
