@@ -33,6 +33,7 @@ def decode(
     at_least: int | None = None,
     reserve: Reserve | None = None,
     bits: int | None = None,
+    patient_key: bytes | None = None,
 ) -> Decoded:
     """Decode by content, not by name. Raises UnreadableImage.
 
@@ -40,13 +41,14 @@ def decode(
     frequency domain) as long as both sides keep that many pixels. `reserve` is called with the
     bytes that decoding will take, before it takes them, and may raise UnreadableImage. `bits` is
     what the 16-bit images of the data set use; by default, white is chosen for this image alone.
+    With `patient_key`, what a DICOM header says of the image is given too (`headers.py`).
     """
     reserve = reserve or (lambda _: None)
     ignore_codec_warnings()
     if not data:
         raise UnreadableImage("the file is empty")
     if data[128:132] == b"DICM":
-        return decode_dicom(data, reserve, bits)
+        return decode_dicom(data, reserve, bits, name, patient_key)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return _decode_image(image, at_least, reserve, bits)

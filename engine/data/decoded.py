@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 MAX_PIXELS = 178_000_000  # from the header, before anything is decoded; Pillow has the same
-CODEC_MODULES = r"(PIL|pydicom|engine\.data\.(decode|dicom|grey))\b"
+CODEC_MODULES = r"(PIL|pydicom|engine\.data\.(decode|dicom|dicom_grey|encapsulated|grey|headers))\b"
 CODEC_WARNINGS = ("ignore", None, Warning, re.compile(CODEC_MODULES), 0)  # as `warnings` keeps it
 Reserve = Callable[[int], None]  # called once with the bytes that decoding takes
 
@@ -40,6 +41,7 @@ class Decoded:
     width: int  # of the whole image, upright, also where it was decoded at a reduced scale
     height: int
     depth: Depth | None = None
+    facts: dict[str, str] = field(default_factory=dict)  # of a DICOM header (`header_facts`)
 
 
 def ignore_codec_warnings() -> None:
@@ -48,4 +50,5 @@ def ignore_codec_warnings() -> None:
     Not with `catch_warnings`: it is not safe in threads, and may leave every warning ignored.
     """
     if CODEC_WARNINGS not in warnings.filters:
+        logging.getLogger("pydicom").propagate = False  # it quotes values of headers: ids, dates
         warnings.filterwarnings("ignore", module=CODEC_MODULES)

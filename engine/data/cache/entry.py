@@ -15,11 +15,12 @@ from engine.data.cache.fill import Copies, Decoder, Progress, fill
 from engine.data.cache.index import INDEX, PIXELS, Scan, read_index
 from engine.data.cache.pixels import CachedImages, open_pixels, valid_rows
 from engine.data.cache.room import make_room, preparing
+from engine.data.headers import patient_key
 from engine.data.source import Source
 from engine.files import sync_folder
 
 # Raise it where an image would be stored with other pixels than before, or another kind of line.
-PREPROCESSING = "3"
+PREPROCESSING = "4"
 TICK = 0.05  # seconds: two changes of a file within a tick of the clock have the same times
 
 
@@ -88,7 +89,7 @@ def _open(
                 make_room(where, len(names) * size**2, max_gb)
                 where.mkdir(exist_ok=True)
                 copies = Copies(folder, f"{_prefix(size)}*", size)
-                decoder = Decoder(reader, size, copies, int(memory_gb * 1e9))
+                decoder = Decoder(reader, size, copies, int(memory_gb * 1e9), patient_key(folder))
                 decoder.bits = bits_in_use(reader, names, decoder.depth, lambda: done(len(valid)))
                 # Prepared when other images were readable, and scaled as those asked for.
                 outdated = {row for row in valid if scans[row].bits not in (None, decoder.bits)}

@@ -28,7 +28,10 @@ Progress = Callable[[int, int], None]  # images done, images in all
 class Decoder:
     """Image files of one source -> pixels and what was found; its methods are for many threads."""
 
-    def __init__(self, reader: Reader, size: int, copies: Copies, memory: int) -> None:
+    def __init__(
+        self, reader: Reader, size: int, copies: Copies, memory: int, patient_key: bytes
+    ) -> None:
+        self._patient_key = patient_key
         self._reader, self._size, self._copies = reader, size, copies
         # Two budgets, always taken in this order: nobody who decodes waits for anything.
         self._files = MemoryBudget(int(memory * FILES_SHARE))
@@ -66,7 +69,14 @@ class Decoder:
         self, data: bytes, name: str, content: str, reserve: Callable[[int], None]
     ) -> tuple[Scan, np.ndarray]:
         """A function of its own: the decoded image is freed before its reservation ends."""
-        image = decode.decode(data, name, at_least=self._size, reserve=reserve, bits=self.bits)
+        image = decode.decode(
+            data,
+            name,
+            at_least=self._size,
+            reserve=reserve,
+            bits=self.bits,
+            patient_key=self._patient_key,
+        )
         return _scan(image, content), decode.resize(image.pixels, self._size)
 
     def _reserve_pixels(self, reserved: contextlib.ExitStack) -> Callable[[int], None]:
@@ -90,7 +100,9 @@ def _scan(image: decode.Decoded, content: str) -> Scan:
     phash = decode.perceptual_hash(image.pixels)
     bits, clipped = (image.depth.bits, image.depth.clipped) if image.depth else (None, 0.0)
     size = (image.width, image.height)
-    return Scan(content, digest.hexdigest(), phash, *size, image.mode, None, bits, clipped)
+    return Scan(
+        content, digest.hexdigest(), phash, *size, image.mode, None, bits, clipped, image.facts
+    )
 
 
 class Copies:

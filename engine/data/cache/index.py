@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 INDEX, PIXELS = "images.jsonl", "images.u8"  # the files of an entry
@@ -24,6 +24,7 @@ class Scan:
     error: str | None  # why it is unreadable
     bits: int | None = None  # that white was taken to have; None where the file decides
     clipped: float = 0.0  # share of the pixels above white
+    facts: dict[str, str] = field(default_factory=dict)  # of a DICOM header
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,8 @@ def test_a_lookup_table_is_applied_before_a_window() -> None:
     [
         ({"NumberOfFrames": 3}, "3 frames"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour image"),
-        ({"BitsAllocated": 32}, "32 bits"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour image"),
+        ({"BitsAllocated": 64}, "64 bits"),
         ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000"),
     ],
 )
