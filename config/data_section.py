@@ -14,7 +14,7 @@ class Data:
     """The data set and how it is read."""
 
     image_size: int = key(
-        224, "int", "side of the square the images are resized to", low=32, high=2048
+        224, "int", "side of the square the images are resized to", low=28, high=2048
     )
     positive_label: str = key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
     table: str = key(AUTO, "str", "file name of the table; auto finds it", longest=1000)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from config.data_section import Data
 from config.errors import ConfigError
+from config.recipe_section import Recipe
 from config.rules import AUTO, Rule, convert, require_known, show, shown
 from config.sections import BACKBONES, Augment, Experiment, Model, Output, System
 
@@ -26,6 +27,7 @@ __all__ = [
     "KeyDescription",
     "Model",
     "Output",
+    "Recipe",
     "System",
     "build",
     "check",
@@ -39,6 +41,7 @@ class Config:
 
     system: System = field(default_factory=System)
     experiment: Experiment = field(default_factory=Experiment)
+    recipe: Recipe = field(default_factory=Recipe)
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
@@ -71,7 +74,10 @@ class Config:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:
-        """The inverse of `to_dict`; missing keys get their defaults. Raises ConfigError."""
+        """The inverse of `to_dict`. Raises ConfigError.
+
+        A missing key gets what was done before there was one (`EARLIER`), else its default.
+        """
         source = "stored configuration"
         flat: dict[str, tuple[Any, str]] = {}
         for section, keys in values.items():
@@ -81,12 +87,23 @@ class Config:
             for key, value in keys.items():
                 require_known(f"{section}.{key}", list(RULES), "key", source)
                 flat[f"{section}.{key}"] = (value, source)
+        for key, value in EARLIER.items():
+            if values.get(key.partition(".")[0]):
+                flat.setdefault(key, (value, source))
         return build(flat)
 
 
+# Of stored configurations that are older than the key.
+EARLIER: dict[str, Any] = {
+    "experiment.selection": "recall",
+    "experiment.operating_point": "default_0.5",
+    "model.stem": "standard",
+    "model.grey_input": False,
+}
 SECTIONS: dict[str, type] = {
     "system": System,
     "experiment": Experiment,
+    "recipe": Recipe,
     "model": Model,
     "data": Data,
     "augment": Augment,

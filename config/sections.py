@@ -92,11 +92,29 @@ class Experiment:
     )
     gradient_clip: float = key(1.0, "float", "largest gradient norm; 0 is no limit", low=0)
     accumulate: int = key(1, "int", "batches per optimizer step", low=1, high=65536)
+    selection: str = key(
+        "recall_at_specificity",
+        "str",
+        "which epoch is kept: by the recall where the specificity is target_specificity, by the "
+        "recall at 0.5, or by the AUROC",
+        choices=("recall_at_specificity", "recall", "auroc"),
+    )
     min_specificity: float = key(
-        0.5, "float", "an epoch below it is not eligible as the best", low=0, high=1
+        0.5, "float", "with selection=recall, an epoch below it is not eligible", low=0, high=1
     )
     target_specificity: float = key(
-        0.9, "float", "val_recall_at_specificity is the recall at this one", low=0, high=1
+        0.9,
+        "float",
+        "specificity on the validation part at which epochs are compared",
+        low=0,
+        high=1,
+    )
+    operating_point: str = key(
+        AUTO,
+        "str",
+        "rule of the model's threshold; auto: specificity>= target_specificity",
+        pattern=r"auto|youden|default_0\.5|(specificity|sensitivity)>=(0?\.\d+|0|1|1\.0+)",
+        form="auto, youden, default_0.5, specificity>=S or sensitivity>=S",
     )
     checkpoint_minutes: float = key(
         10.0, "float", "minutes between checkpoints within an epoch", low=0
@@ -110,6 +128,15 @@ class Model:
     backbone: str = key("resnet50", "str", "a torchvision ResNet", choices=BACKBONES)
     weights: str = key("imagenet", "str", "imagenet, none, or the path of a checkpoint")
     head_sizes: tuple[int, ...] = key((256, 64), "ints", "widths of the head's layers", low=1)
+    stem: str = key(
+        AUTO,
+        "str",
+        "first layers: torchvision's, or 3x3 without pooling; auto: the latter below 32 pixels",
+        choices=(AUTO, "standard", "small"),
+    )
+    grey_input: bool = key(
+        False, "bool", "the first layer takes one channel; pretrained filters are summed"
+    )
     freeze_epochs: int = key(
         0,
         "int",

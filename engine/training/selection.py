@@ -1,10 +1,17 @@
 """Which epoch is kept, and when to stop: two small objects that follow one comparison.
 
-Recall alone can be gamed: a model that calls every image PNEUMONIA has a recall of 1. So an epoch
-is eligible only where its specificity reaches `min_specificity` and its recall is a number.
+`experiment.selection` names the figure that counts first, the criterion:
+
+- `recall_at_specificity`: the recall at the threshold where the specificity is the target. It
+  compares models; the recall at 0.5 also compares where their scores happen to lie.
+- `recall`: at 0.5. It can be gamed: a model that calls every image PNEUMONIA has a recall of 1. So
+  an epoch is eligible only where its specificity reaches `min_specificity`.
+- `auroc`
+
+An epoch whose criterion is no number is not eligible.
 
 - an eligible epoch beats every ineligible one
-- among eligible epochs: the higher recall, then the higher AUROC, then the lower validation loss
+- among eligible epochs: the higher criterion, then the higher AUROC, then the lower validation loss
 - among ineligible epochs: the higher AUROC, then the lower validation loss
 - a figure that is not finite loses against any number; on a full tie the earlier epoch stays
 """
@@ -17,6 +24,7 @@ from typing import Any
 
 from config.schema import Experiment
 
+COMPARED = ("recall", "specificity", "auroc", "val_loss", "recall_at_specificity")
 ROUNDING = 1e-12  # a gain of exactly min_delta must not fail by the last bit of a float
 
 
@@ -29,10 +37,7 @@ class EpochFigures:
     specificity: float
     auroc: float
     val_loss: float
-
-    def eligible(self, min_specificity: float) -> bool:
-        """Whether the recall counts: it is a number, and the specificity reaches the minimum."""
-        return math.isfinite(self.recall) and self.specificity >= min_specificity
+    recall_at_specificity: float = math.nan
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain values for JSON; what is not finite is None."""
@@ -45,23 +50,46 @@ class EpochFigures:
         return cls(**known)
 
 
-def ranking(figures: EpochFigures, min_specificity: float) -> tuple[float, ...]:
-    """The module's comparison as a key: of two epochs the greater is the better."""
-    eligible = figures.eligible(min_specificity)
-    return (
-        float(eligible),
-        figures.recall if eligible else 0.0,
-        _or_worst(figures.auroc),
-        _or_worst(-figures.val_loss),
-    )
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """What epochs are compared by."""
+
+    name: str  # recall_at_specificity, recall or auroc
+    min_specificity: float  # of `recall` alone
+    target_specificity: float  # of `recall_at_specificity` alone
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Criterion:
+        """The one that the configuration names."""
+        return cls(experiment.selection, experiment.min_specificity, experiment.target_specificity)
+
+    def value(self, figures: EpochFigures) -> float:
+        """The figure that counts first."""
+        return float(getattr(figures, self.name))
+
+    def eligible(self, figures: EpochFigures) -> bool:
+        """Whether that figure counts: it is a number, and of `recall` the specificity suffices."""
+        if not math.isfinite(self.value(figures)):
+            return False
+        return self.name != "recall" or figures.specificity >= self.min_specificity
+
+    def ranking(self, figures: EpochFigures) -> tuple[float, ...]:
+        """The module's comparison as a key: of two epochs the greater is the better."""
+        eligible = self.eligible(figures)
+        return (
+            float(eligible),
+            self.value(figures) if eligible else 0.0,
+            _or_worst(figures.auroc),
+            _or_worst(-figures.val_loss),
+        )
 
 
-class BestByRecall:
+class BestEpoch:
     """Keeps the best epoch so far. `best` is None before the first; `eligible_seen` says whether
     any epoch was eligible."""
 
-    def __init__(self, min_specificity: float) -> None:
-        self.min_specificity = min_specificity
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
         self.best: EpochFigures | None = None
         self.eligible_seen = False
 
@@ -70,7 +98,7 @@ class BestByRecall:
 
         The first epoch is always kept, however bad: there is nothing to compare with.
         """
-        self.eligible_seen |= figures.eligible(self.min_specificity)
+        self.eligible_seen |= self.criterion.eligible(figures)
         if self.best is not None and self._rank(figures) <= self._rank(self.best):
             return False
         self.best = figures
@@ -80,20 +108,19 @@ class BestByRecall:
         """Why the kept epoch is the kept one, in words for a person."""
         if self.best is None:
             return "No epoch was finished, so none is kept."
-        best, minimum = self.best, f"{self.min_specificity:g}"
-        if best.eligible(self.min_specificity):
-            text = (
-                f"Epoch {best.epoch} is kept: the highest recall ({_text(best.recall)}) of the "
-                f"epochs with a specificity of at least {minimum} (its own is "
-                f"{_text(best.specificity)}; ties go to AUROC, then to the lower loss)."
-            )
-            if best.recall == 0:
+        best, criterion = self.best, self.criterion
+        if criterion.eligible(best):
+            text = f"Epoch {best.epoch} is kept: {self._reason(best)}"
+            if criterion.value(best) == 0:
                 text += " It finds no positive image: do not use it."
             return text
-        reason = (
-            f"No epoch reached a specificity of {minimum} with a defined recall "
-            "(experiment.min_specificity), so recall did not choose."
-        )
+        if criterion.name == "recall":
+            reason = (
+                f"No epoch reached a specificity of {criterion.min_specificity:g} with a defined "
+                "recall (experiment.min_specificity), so recall did not choose."
+            )
+        else:
+            reason = f"No epoch has a defined {criterion.name}, so it did not choose."
         if math.isfinite(best.auroc):
             return (
                 f"{reason} Epoch {best.epoch} is kept for its AUROC ({_text(best.auroc)}); beware: "
@@ -101,6 +128,22 @@ class BestByRecall:
             )
         what = "its loss alone" if math.isfinite(best.val_loss) else "being the first"
         return f"{reason} AUROC is undefined too: epoch {best.epoch} is kept for {what}."
+
+    def _reason(self, best: EpochFigures) -> str:
+        criterion = self.criterion
+        if criterion.name == "recall_at_specificity":
+            return (
+                f"the highest recall ({_text(best.recall_at_specificity)}) where the threshold "
+                f"gives a specificity of at least {criterion.target_specificity:g} on the "
+                "validation part (ties go to AUROC, then to the lower loss)."
+            )
+        if criterion.name == "auroc":
+            return f"the highest AUROC ({_text(best.auroc)}; ties go to the lower loss)."
+        return (
+            f"the highest recall ({_text(best.recall)}) of the epochs with a specificity of at "
+            f"least {criterion.min_specificity:g} (its own is {_text(best.specificity)}; ties go "
+            "to AUROC, then to the lower loss)."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON-able values from which `load_state_dict` continues exactly."""
@@ -110,36 +153,36 @@ class BestByRecall:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; `min_specificity` stays this object's own."""
+        """Go on from `state_dict`; the criterion stays this object's own."""
         self.best = EpochFigures.from_dict(state["best"]) if state["best"] else None
         self.eligible_seen = bool(state["eligible_seen"])
 
     def _rank(self, figures: EpochFigures) -> tuple[float, ...]:
-        return ranking(figures, self.min_specificity)
+        return self.criterion.ranking(figures)
 
 
 class EarlyStopping:
     """Stops after `patience` epochs without an improvement, and never before `min_epochs`.
 
     An epoch improves on the reference where it is the first eligible one, or gains at least
-    `min_delta` in the first of recall (eligible epochs only), AUROC and loss that differs by
+    `min_delta` in the first of the criterion (eligible epochs only), AUROC and loss that differs by
     `min_delta` or more. Of a figure that ties, the reference keeps the better value: otherwise
     it could sink by less than `min_delta` again and again, "recover", and never stop.
     """
 
     def __init__(
-        self, patience: int, min_delta: float, min_epochs: int, min_specificity: float
+        self, patience: int, min_delta: float, min_epochs: int, criterion: Criterion
     ) -> None:
         self.patience = patience
         self.min_delta = min_delta
         self.min_epochs = min_epochs
-        self.min_specificity = min_specificity
+        self.criterion = criterion
         self.waited = 0  # epochs since the last improvement
         self._reference: tuple[float, ...] | None = None
 
     def update(self, figures: EpochFigures) -> bool:
         """Take in one epoch; True where training should end after it."""
-        key = ranking(figures, self.min_specificity)
+        key = self.criterion.ranking(figures)
         if self._reference is None:
             self._reference, self.waited = key, 0
         elif (improved := self._improved(self._reference, key)) is not None:
@@ -188,12 +231,13 @@ class Selection:
     """Both decisions of an epoch, with what is known of the kept one; saved as a whole."""
 
     def __init__(self, experiment: Experiment) -> None:
-        self.keeper = BestByRecall(experiment.min_specificity)
+        criterion = Criterion.of(experiment)
+        self.keeper = BestEpoch(criterion)
         self._early = EarlyStopping(
             experiment.early_stopping_patience,
             experiment.early_stopping_min_delta,
             experiment.min_epochs,
-            experiment.min_specificity,
+            criterion,
         )
         self.best_summary: dict[str, Any] = {}  # figures of the kept epoch, as `metrics.summary`
         self.stopped_early = False
@@ -205,8 +249,7 @@ class Selection:
 
     def update(self, epoch: int, summary: dict[str, Any], is_last: bool) -> bool:
         """Take in one epoch; True where its weights are now the ones to keep."""
-        compared = {key: summary[key] for key in ("recall", "specificity", "auroc", "val_loss")}
-        figures = EpochFigures(epoch, **compared)
+        figures = EpochFigures(epoch, **{key: summary[key] for key in COMPARED})
         is_best = self.keeper.update(figures)
         self.stopped_early = self._early.update(figures) and not is_last
         if is_best:

@@ -126,3 +126,12 @@ def test_a_stored_configuration_is_read_back(
         environ={},
     )
     assert Config.from_dict(config.to_dict()) == config
+
+
+def test_a_stored_configuration_older_than_a_key_keeps_what_was_done_then() -> None:
+    old = Config().to_dict()
+    del old["recipe"], old["experiment"]["selection"], old["experiment"]["operating_point"]
+    found = Config.from_dict(old)
+    assert found.experiment.selection == "recall"
+    assert found.experiment.operating_point == "default_0.5"
+    assert Config.from_dict(Config().to_dict()) == Config()

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.training.selection import BestByRecall, EarlyStopping, EpochFigures
+from engine.training.selection import BestEpoch, Criterion, EarlyStopping, EpochFigures
 
 MINIMUM = 0.5
+BY_RECALL = Criterion("recall", MINIMUM, 0.9)
+BY_SPECIFICITY = Criterion("recall_at_specificity", MINIMUM, 0.9)
 NAN = math.nan
 
 # Few distinct values make ties common; nan and inf are figures like any other.
@@ -35,7 +37,7 @@ def at(
 
 
 def kept_of(history: list[EpochFigures], minimum: float = MINIMUM) -> EpochFigures | None:
-    best = BestByRecall(minimum)
+    best = BestEpoch(Criterion("recall", minimum, 0.9))
     for figures in history:
         best.update(figures)
     return best.best
@@ -71,7 +73,7 @@ def test_the_kept_epoch_is_the_best_of_the_whole_history(history: list[EpochFigu
 
 @given(histories)
 def test_update_is_true_exactly_when_the_kept_epoch_changes(history: list[EpochFigures]) -> None:
-    best = BestByRecall(MINIMUM)
+    best = BestEpoch(BY_RECALL)
     for figures in history:
         before = best.best
         assert best.update(figures) == (best.best is not before)
@@ -80,9 +82,9 @@ def test_update_is_true_exactly_when_the_kept_epoch_changes(history: list[EpochF
 @given(histories)
 def test_an_eligible_epoch_is_kept_as_soon_as_there_is_one(history: list[EpochFigures]) -> None:
     kept = kept_of(history)
-    if any(figures.eligible(MINIMUM) for figures in history):
+    if any(BY_RECALL.eligible(figures) for figures in history):
         assert kept is not None
-        assert kept.eligible(MINIMUM)
+        assert BY_RECALL.eligible(kept)
 
 
 def test_calling_everyone_ill_does_not_win() -> None:
@@ -93,9 +95,9 @@ def test_calling_everyone_ill_does_not_win() -> None:
 
 
 def test_a_specificity_just_at_the_minimum_is_enough() -> None:
-    assert at(1, specificity=0.5).eligible(0.5)
-    assert not at(1, specificity=math.nextafter(0.5, 0)).eligible(0.5)
-    assert not at(1, specificity=NAN).eligible(0.0)
+    assert BY_RECALL.eligible(at(1, specificity=0.5))
+    assert not BY_RECALL.eligible(at(1, specificity=math.nextafter(0.5, 0)))
+    assert not Criterion("recall", 0.0, 0.9).eligible(at(1, specificity=NAN))
 
 
 def test_ties_in_recall_go_to_auroc_then_to_the_lower_loss_then_to_the_earlier() -> None:
@@ -123,18 +125,55 @@ def test_the_first_epoch_is_kept_even_when_nothing_of_it_is_a_number() -> None:
 
 
 def test_eligible_seen_says_whether_any_epoch_so_far_was_eligible() -> None:
-    best, seen = BestByRecall(MINIMUM), []
+    best, seen = BestEpoch(BY_RECALL), []
     for figures in (at(1, specificity=0.1), at(2), at(3, specificity=0.1)):
         best.update(figures)
         seen.append(best.eligible_seen)
     assert seen == [False, True, True]
 
 
+@pytest.mark.parametrize("name", ["recall_at_specificity", "auroc"])
+@given(st.lists(st.tuples(figure, figure, loss), min_size=1, max_size=20))
+def test_the_other_criteria_keep_their_highest_epoch_whatever_the_recall_at_half(
+    name: str, rows: list[tuple[float, float, float]]
+) -> None:
+    history = [
+        EpochFigures(epoch, 1.0 - epoch % 2, epoch % 2, auroc, val_loss, at_target)
+        for epoch, (at_target, auroc, val_loss) in enumerate(rows, start=1)
+    ]
+
+    def worth(e: EpochFigures) -> tuple[float, ...]:
+        first = e.auroc if name == "auroc" else e.recall_at_specificity
+        finite = [x if math.isfinite(x) else -1e9 for x in (first, e.auroc, -e.val_loss)]
+        return (*finite, -e.epoch)
+
+    best = BestEpoch(Criterion(name, 0.5, 0.9))
+    for figures in history:
+        best.update(figures)
+    assert best.best is max(history, key=worth)
+    assert "nan" not in best.explain()
+
+
+def test_a_collapsed_epoch_loses_by_recall_at_specificity_and_early_stopping_follows() -> None:
+    collapsed = EpochFigures(1, 0.998, 0.595, 0.982, 0.3, 0.90)
+    better = EpochFigures(2, 0.93, 0.98, 0.991, 0.2, 0.97)
+    best, early = (
+        BestEpoch(BY_SPECIFICITY),
+        EarlyStopping(1, 0.001, 1, BY_SPECIFICITY),
+    )
+    for figures in (collapsed, better):
+        best.update(figures)
+        assert not early.update(figures)
+    assert best.best is better
+    assert "specificity of at least 0.9 on the validation part" in best.explain()
+    assert kept_of([collapsed, better]) is collapsed
+
+
 # --- the words -----------------------------------------------------------------------------
 
 
 def words(*history: EpochFigures) -> str:
-    best = BestByRecall(MINIMUM)
+    best = BestEpoch(BY_RECALL)
     for figures in history:
         best.update(figures)
     return best.explain()
@@ -176,7 +215,7 @@ def test_the_explanation_warns_of_a_kept_epoch_that_finds_nothing() -> None:
 def stops_at(
     history: list[EpochFigures], patience: int = 2, min_delta: float = 0.01, min_epochs: int = 1
 ) -> int | None:
-    early = EarlyStopping(patience, min_delta, min_epochs, MINIMUM)
+    early = EarlyStopping(patience, min_delta, min_epochs, BY_RECALL)
     for figures in history:
         if early.update(figures):
             return figures.epoch
@@ -250,7 +289,7 @@ def test_recall_that_sinks_in_small_steps_and_recovers_does_not_go_on_for_ever()
 def test_without_a_min_delta_it_counts_the_epochs_since_the_kept_one(
     history: list[EpochFigures], patience: int
 ) -> None:
-    best, early = BestByRecall(MINIMUM), EarlyStopping(patience, 0.0, 1, MINIMUM)
+    best, early = BestEpoch(BY_RECALL), EarlyStopping(patience, 0.0, 1, BY_RECALL)
     for figures in history:
         best.update(figures)
         stop = early.update(figures)
@@ -264,7 +303,7 @@ def test_without_a_min_delta_it_counts_the_epochs_since_the_kept_one(
 def test_it_stops_only_with_patience_spent_and_min_epochs_reached(
     history: list[EpochFigures], patience: int, min_delta: float, min_epochs: int
 ) -> None:
-    early = EarlyStopping(patience, min_delta, min_epochs, MINIMUM)
+    early = EarlyStopping(patience, min_delta, min_epochs, BY_RECALL)
     for figures in history:
         assert early.update(figures) == (early.waited >= patience and figures.epoch >= min_epochs)
         assert early.waited < figures.epoch
@@ -278,13 +317,13 @@ def test_a_state_saved_midway_has_the_same_future(
     history: list[EpochFigures], data: st.DataObject
 ) -> None:
     middle = data.draw(st.integers(0, len(history)))
-    best, early = BestByRecall(MINIMUM), EarlyStopping(2, 0.05, 3, MINIMUM)
+    best, early = BestEpoch(BY_RECALL), EarlyStopping(2, 0.05, 3, BY_RECALL)
     for figures in history[:middle]:
         best.update(figures)
         early.update(figures)
     # Through JSON that has no NaN, as a checkpoint's readable companion is.
     saved = json.loads(json.dumps([best.state_dict(), early.state_dict()], allow_nan=False))
-    best_again, early_again = BestByRecall(MINIMUM), EarlyStopping(2, 0.05, 3, MINIMUM)
+    best_again, early_again = BestEpoch(BY_RECALL), EarlyStopping(2, 0.05, 3, BY_RECALL)
     best_again.load_state_dict(saved[0])
     early_again.load_state_dict(saved[1])
     assert best_again.explain() == best.explain()
@@ -298,14 +337,14 @@ def test_a_state_saved_midway_has_the_same_future(
 
 
 def test_a_figure_that_was_undefined_is_so_after_loading_too() -> None:
-    early, again = (EarlyStopping(1, 0.01, 1, MINIMUM) for _ in range(2))
+    early, again = (EarlyStopping(1, 0.01, 1, BY_RECALL) for _ in range(2))
     early.update(at(1, val_loss=NAN))
     again.load_state_dict(early.state_dict())
     assert not again.update(at(2, val_loss=5.0))  # any loss is a gain on none
 
 
 def test_a_state_does_not_change_with_the_object_it_came_from() -> None:
-    best, early = BestByRecall(MINIMUM), EarlyStopping(2, 0.0, 1, MINIMUM)
+    best, early = BestEpoch(BY_RECALL), EarlyStopping(2, 0.0, 1, BY_RECALL)
     best.update(at(1))
     early.update(at(1))
     saved = [best.state_dict(), early.state_dict()]
