@@ -92,9 +92,10 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     None where the run was stopped meanwhile.
     """
     content = bundle.load(run.saving.snapshots.best_path)
-    run.state.learner.model.load_state_dict(content["weights"])
+    network = run.state.learner.model
+    network.load_state_dict(content["weights"])
     loader, batches = evaluation_loader(run.config, run.data, run.runtime, run.data.split.test)
-    scored = run.evaluate(loader, len(batches), content["epoch"], "test")
+    scored = run.evaluate(loader, len(batches), content["epoch"], "test", network)
     if scored.stopped:
         return None
     target = run.config.experiment.target_specificity

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 
 from torch import nn
 
@@ -15,6 +16,7 @@ from engine.data.dataset import Batch
 from engine.data.inputs import evaluation_inputs, training_inputs
 from engine.data.loading import batch_names, make_loaders
 from engine.data.prepare import Prepared
+from engine.model.resnet import stem_of
 from engine.saving import Saving
 from engine.stop import StopRequest
 from engine.stream.events import (
@@ -28,6 +30,7 @@ from engine.threads import Threads
 from engine.training.learner import Learner
 from engine.training.loop import EvalFigures, TrainFigures, evaluate_epoch, train_one_epoch
 from engine.training.progress import Emit, EpochState, NonFiniteLoss, finite_sums
+from engine.training.recipe import side_of
 from engine.training.state import TrainingState
 
 
@@ -53,9 +56,11 @@ class Run:
         self.config, self.data, self.emit, self.stop = config, data, emit, stop
         steps = math.ceil(len(data.split.train) / config.system.batch_size)
         freezes = config.model.freeze_epochs > 0
+        self._channels = 1 if config.model.grey_input else 3
         self.runtime = device.resolve(config.system, steps * config.experiment.epochs, freezes)
         self.loaders = make_loaders(config, data, self.runtime)
-        learner = Learner(network, config, self.runtime)
+        positive_share = float(data.labels[data.split.train].mean())
+        learner = Learner(network, config, self.runtime, steps, positive_share)
         self.runtime = dataclasses.replace(self.runtime, compile=learner.is_compiled)
         self.threads = Threads(config.system, self.runtime.device)
         self.state = TrainingState(learner, config.experiment, emit)
@@ -91,21 +96,29 @@ class Run:
         return self.evaluate(self.loaders.val, len(self.loaders.val_batches), epoch)
 
     def evaluate(
-        self, loader: Iterable[Batch], steps: int, epoch: int, phase: str = "validate"
+        self,
+        loader: Iterable[Batch],
+        steps: int,
+        epoch: int,
+        phase: str = "validate",
+        model: nn.Module | None = None,
     ) -> EvalFigures:
-        """Score every image of `loader` with the present weights, which are those of `epoch`."""
+        """Score every image of `loader` with the weights of `epoch`: `model`, else the present."""
         self.threads.balance()
-        return evaluate_epoch(
-            self.state.learner.model,
-            loader,
-            steps,
-            lambda batch: evaluation_inputs(batch.images, self.runtime),
-            self.runtime,
-            epoch,
-            phase,
-            emit=self._emit_progress,
-            should_stop=self.stop.is_set,
-        )
+        in_use = self.state.learner.in_use() if model is None else nullcontext(model)
+        with in_use as network:
+            return evaluate_epoch(
+                network,
+                loader,
+                steps,
+                lambda batch: evaluation_inputs(batch.images, self.runtime, self._channels),
+                self.runtime,
+                epoch,
+                phase,
+                emit=self._emit_progress,
+                should_stop=self.stop.is_set,
+                average_views=self.config.recipe.average_views,
+            )
 
     def _train_epoch(self) -> TrainFigures:
         """Train the epoch of the state's position, from its step on. Raises TrainingDiverged."""
@@ -113,7 +126,7 @@ class Run:
         epoch, seed, settings = position.epoch, self.config.system.seed, self.config.augment
         self.state.begin_epoch()
         self.loaders.train_batches.set_epoch(epoch, skip_batches=position.step)
-        side = self.config.data.image_size
+        side = side_of(epoch, self.config.recipe, self.config.data.image_size)
         table = epoch_parameters(len(self.data.labels), seed, epoch, settings, side)
         table = table.to(self.runtime.device)
         try:
@@ -121,7 +134,9 @@ class Run:
                 learner.step_model,
                 self.loaders.train,
                 self.loaders.train_batches.sizes(),
-                lambda batch: training_inputs(batch, table, self.runtime, seed, settings),
+                lambda batch: training_inputs(
+                    batch, table, self.runtime, seed, settings, self._channels, side
+                ),
                 learner.optimizer,
                 learner.scaler,
                 self.runtime,
@@ -131,6 +146,7 @@ class Run:
                 emit=self._emit_progress,
                 should_stop=self.stop.is_set,
                 after_step=self._after_step,
+                objective=learner.objective,
             )
         except NonFiniteLoss as error:
             names = batch_names(self.data, self.loaders.train_batches, epoch, error.step)
@@ -163,6 +179,7 @@ class Run:
 
     def _after_step(self, position: EpochState) -> None:
         self.threads.balance()
+        self.state.learner.after_step(position.step)
         if self.saving.is_due():
             finite_sums(position)  # never keep weights that a bad loss has reached
             self.saving.save("time")
@@ -183,6 +200,13 @@ class Run:
         """Of what is unusual in the data; a resumed run has these warnings in its log already."""
         for code, message in self.data.warnings:
             self.emit(RunWarning(code=code, message=message))
+        model, side = self.config.model, self.config.data.image_size
+        if model.stem == "auto" and stem_of(model, side) == "small":
+            message = (
+                f"for images of {side} pixels the network begins with a 3x3 convolution and does "
+                "not pool (model.stem)"
+            )
+            self.emit(RunWarning("small_stem", message))
 
     def _emit_progress(self, event: Event) -> None:
         self.emit(self.state.with_time_left(event))

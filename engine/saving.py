@@ -64,7 +64,8 @@ class Saving:
             **state.state_dict(),
         }
         if best is not None:
-            weights, summary = snapshot["learner"]["model"], state.selection.best_summary
+            weights = state.learner.kept_weights(snapshot["learner"])
+            summary = state.selection.best_summary
             content = bundle.of_epoch(
                 self._bundle, weights, epoch, summary, best.scores, best.labels
             )

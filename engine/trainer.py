@@ -213,7 +213,13 @@ class CentralizedTrainer:
         """The seeded start of the training. Raises UserError for a device or weights not there."""
         resolve(self.config.system)
         seed_everything(self.config.system.seed)
-        return build_model(self.config.model, self.config.experiment.dropout_rate)
+        config = self.config
+        return build_model(
+            config.model,
+            config.experiment.dropout_rate,
+            config.data.image_size,
+            config.recipe.zero_init and config.model.weights == "none",
+        )
 
     def _create(self, path: Path) -> Claim:
         run_uid = uuid.uuid4().hex

@@ -61,6 +61,22 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
 
 
+def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """As many positions as `labels` [N], int64, half of either class, in random order.
+
+    Of a class with more images than its half, a random choice; of one with fewer, each image as
+    often as another, or once more.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    half = len(labels) // 2
+    chosen = []
+    for label, wanted in ((0, half), (1, len(labels) - half)):
+        own = np.flatnonzero(labels == label)
+        rounds = -(-wanted // len(own))
+        chosen.append(np.concatenate([generator.permutation(own) for _ in range(rounds)])[:wanted])
+    return generator.permutation(np.concatenate(chosen))
+
+
 class EpochBatches(Sampler[list[int]]):
     """Lists of positions, batch by batch; can begin in the middle of an epoch.
 
@@ -68,9 +84,17 @@ class EpochBatches(Sampler[list[int]]):
     joined to the batch before it.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        balance: np.ndarray | None = None,
+    ) -> None:
+        """`balance`: the labels [count], where both classes are to be seen equally often."""
         self._count, self._batch_size, self._seed = count, batch_size, seed
-        self._shuffle = shuffle
+        self._shuffle, self._balance = shuffle, balance
         self._epoch, self._skip = 1, 0
 
     def set_epoch(self, epoch: int, skip_batches: int = 0) -> None:
@@ -89,7 +113,9 @@ class EpochBatches(Sampler[list[int]]):
         return len(self.sizes())
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self._shuffle:
+        if self._balance is not None:
+            order = balanced_order(self._balance, self._seed, self._epoch)
+        elif self._shuffle:
             order = epoch_order(self._count, self._seed, self._epoch)
         else:
             order = np.arange(self._count)

@@ -39,7 +39,8 @@ class Loaders:
 def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
     """Loaders over images on the device where they fit, else read from the decode cache."""
     system, split = config.system, data.split
-    train = EpochBatches(len(split.train), system.batch_size, system.seed, shuffle=True)
+    balance = data.labels[split.train] if config.recipe.balance == "sampling" else None
+    train = EpochBatches(len(split.train), system.batch_size, system.seed, True, balance)
     size = system.batch_size * EVALUATION_BATCH
     val = EpochBatches(len(split.val), size, system.seed, shuffle=False)
     parts = ((split.train, train), (split.val, val))

@@ -103,9 +103,12 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
 
 def _check_batch(config: Config) -> None:
     """Raises UserError where a training batch would be a single value for BatchNorm."""
-    if config.system.batch_size == 1 and config.data.image_size <= SMALLEST_ALONE:
+    halves = config.recipe.small_epochs > 0
+    smallest = config.data.image_size // (2 if halves else 1)
+    if config.system.batch_size == 1 and smallest <= SMALLEST_ALONE:
         raise UserError(
-            f"system.batch_size=1 cannot be trained on at data.image_size={config.data.image_size}:"
+            f"system.batch_size=1 cannot be trained on at data.image_size={config.data.image_size}"
+            f"{' halved by recipe.small_epochs' if halves else ''}:"
             " BatchNorm would have one value of each channel; set system.batch_size=2 or more (with"
             " experiment.accumulate for small steps), or a larger data.image_size"
         )

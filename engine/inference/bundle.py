@@ -11,10 +11,11 @@ import torch
 
 from config import Config, UserError
 from engine.data.cache.entry import PREPROCESSING
-from engine.data.inputs import MEAN, STD
+from engine.data.inputs import GREY_MEAN, GREY_STD, MEAN, STD
 from engine.data.prepare import Prepared
 from engine.metrics import summary
 from engine.metrics.operating import DEFAULT_RULES, RuleNotMet, choose_threshold, parse_rule
+from engine.model.resnet import stem_of
 from engine.records import checkpoint
 from engine.records.manifest import code_version, package_versions
 
@@ -34,7 +35,12 @@ def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
     return {
         "run_uid": run_uid,
         "architecture": architecture(config.to_dict()),
-        "preprocessing": preprocessing(config.data.image_size, bits=data.report["bits_in_use"]),
+        "preprocessing": preprocessing(
+            config.data.image_size,
+            bits=data.report["bits_in_use"],
+            channels=1 if config.model.grey_input else 3,
+            average_views=config.recipe.average_views,
+        ),
         "label_names": list(data.label_names),
         "temperature": None,
         "training_population": {"counts": data.report["counts"], **_pixel_statistics(data)},
@@ -95,23 +101,31 @@ def architecture(config: dict[str, Any]) -> dict[str, Any]:
         "backbone": config["model"]["backbone"],
         "head_sizes": list(config["model"]["head_sizes"]),
         "dropout_rate": config["experiment"]["dropout_rate"],
-        "input_channels": 3,
+        "input_channels": 1 if config["model"].get("grey_input") else 3,
         "image_size": config["data"]["image_size"],
+        "stem": stem_of(Config.from_dict(config).model, config["data"]["image_size"]),
     }
 
 
 def preprocessing(
-    image_size: int, decoder: str | None = PREPROCESSING, bits: int | None = None
+    image_size: int,
+    decoder: str | None = PREPROCESSING,
+    bits: int | None = None,
+    channels: int = 3,
+    average_views: str = "none",
 ) -> list[dict[str, Any]]:
     """Every step from a file to the network's input; `decoder` is the version of the first.
 
     `bits` is what the 16-bit images of the data set use, None where it has none.
     """
+    mean, std = (MEAN, STD) if channels == 3 else ((GREY_MEAN,), (GREY_STD,))
+    averaged = {"step": "average the outputs", "over": average_views}
     return [
         {"step": "decode", "to": "grey, 8 bits", "version": decoder, "bits_in_use": bits},
         {"step": "resize", "to": [image_size, image_size], "filter": "bilinear, antialiased"},
         {"step": "scale", "divide_by": 255},
-        {"step": "normalise", "channels": 3, "mean": list(MEAN), "std": list(STD)},
+        {"step": "normalise", "channels": channels, "mean": list(mean), "std": list(std)},
+        *([averaged] if average_views != "none" else []),
     ]
 
 

@@ -25,6 +25,7 @@ from engine.data.names import IMAGE_ENDINGS
 from engine.inference import bundle
 from engine.inference.gradcam import heat_maps, randomisation_check
 from engine.model.resnet import build_model
+from engine.model.views import VIEWS, mean_logits
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,24 @@ class Predictor:
         shape = content["architecture"]
         self.image_size = int(shape["image_size"])
         steps = content["preprocessing"]
-        if steps[1:] != bundle.preprocessing(self.image_size)[1:]:
+        self._channels = int(shape["input_channels"])
+        self._average_views: str = steps[4]["over"] if len(steps) == 5 else "none"
+        known = bundle.preprocessing(
+            self.image_size, channels=self._channels, average_views=self._average_views
+        )
+        if steps[1:] != known[1:] or self._average_views not in VIEWS:
             raise UserError(
                 "the model was trained with another preprocessing than this version of Pneumoscope "
                 "has; use the version that made it"
             )
         self._bits: int | None = steps[0].get("bits_in_use")
-        settings = Model(shape["backbone"], "none", tuple(shape["head_sizes"]))
+        settings = Model(
+            shape["backbone"],
+            "none",
+            tuple(shape["head_sizes"]),
+            stem=shape.get("stem", "standard"),  # a bundle without it is older than the choice
+            grey_input=self._channels == 1,
+        )
         network = build_model(settings, shape["dropout_rate"])
         try:
             network.load_state_dict(content["weights"])
@@ -114,20 +126,24 @@ class Predictor:
     @torch.inference_mode()
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Decoded images, uint8 [B, S, S] -> scores, float64 [B]."""
-        inputs = evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime)
+        inputs = self._inputs(images)
         with self._runtime.autocast():
-            logits = self._network(inputs).float()
+            logits = mean_logits(self._network, inputs, self._average_views)
         return np.asarray(logits.double().softmax(dim=1)[:, 1].cpu())
 
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """Grad-CAM of one decoded image, uint8 [S, S]: float32 [S, S] in 0..1."""
-        inputs = evaluation_inputs(torch.from_numpy(image.copy())[None, None], self._runtime)
+        inputs = self._inputs(image.copy()[None])
         return heat_maps(self._network, inputs)[0].cpu().numpy()
 
     def heat_map_check(self, images: np.ndarray) -> float:
         """Correlation of heat maps with those of random weights, for images uint8 [B, S, S]."""
-        inputs = evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime)
+        inputs = self._inputs(images)
         return randomisation_check(self._network, inputs)
+
+    def _inputs(self, images: np.ndarray) -> torch.Tensor:
+        """Decoded images, uint8 [B, S, S] -> what the network takes."""
+        return evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime, self._channels)
 
     def read(self, path: Path) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
-import pickle
-import socket
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 from torch import nn
 
 from config import UserError
-from config.errors import first_line
-from config.schema import BACKBONES, Model
+from config.schema import AUTO, BACKBONES, Model
+from engine.model.weights import imagenet_weights, load_backbone, load_weights
 
-FETCH_TIMEOUT = 10.0  # seconds of silence before a weight download is given up
+SMALL = 32  # pixels: below, `model.stem: auto` is the small one
 # In the order in which they are unfrozen.
 STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
 
 
-def build_model(settings: Model, dropout_rate: float) -> nn.Module:
-    """A ResNet whose `fc` is the head: float inputs [B, 3, S, S], logits [B, 2], positive last.
+def build_model(
+    settings: Model,
+    dropout_rate: float,
+    image_size: int | None = None,
+    zero_init: bool = False,
+) -> nn.Module:
+    """A ResNet whose `fc` is the head: float inputs [B, C, S, S], logits [B, 2], positive last.
 
+    C is 1 with `grey_input`, else 3. `image_size` decides what a stem of `auto` is; without it,
+    torchvision's. `zero_init`: the last norm of each block begins at 0 (Goyal et al., 2017).
     Raises UserError for an unknown backbone or weights that are not available.
     """
-    backbone = _backbone(settings.backbone)
+    backbone = _backbone(settings.backbone, zero_init)
     features = backbone.fc.in_features
+    if stem_of(settings, image_size) == "small":
+        backbone.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+        backbone.maxpool = nn.Identity()
+    if settings.grey_input:
+        first = backbone.conv1
+        backbone.conv1 = nn.Conv2d(
+            1, 64, first.kernel_size, first.stride, first.padding, bias=False
+        )
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
     if settings.weights == "imagenet":
-        backbone.load_state_dict(_imagenet_weights(settings.backbone))
+        load_backbone(backbone, imagenet_weights(settings.backbone))
     backbone.fc = build_head(features, settings.head_sizes, dropout_rate)
     if settings.weights not in ("imagenet", "none"):
         load_weights(backbone, Path(settings.weights))
     return backbone
+
+
+def stem_of(settings: Model, image_size: int | None) -> str:
+    """`standard` (7x7, stride 2, pooled) or `small` (3x3, stride 1): what `auto` is resolved to."""
+    if settings.stem != AUTO:
+        return settings.stem
+    return "small" if image_size is not None and image_size < SMALL else "standard"
 
 
 def build_head(features: int, sizes: tuple[int, ...], dropout_rate: float) -> nn.Sequential:
@@ -43,35 +64,6 @@ def build_head(features: int, sizes: tuple[int, ...], dropout_rate: float) -> nn
         layers += [nn.Linear(features, size), nn.ReLU(inplace=True), nn.Dropout(dropout_rate)]
         features = size
     return nn.Sequential(*layers, nn.Linear(features, 2))
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a Pneumoscope bundle, snapshot or a plain ResNet state dict; a foreign head is left out.
-
-    Raises UserError where the file cannot be read safely or does not fit the backbone.
-    """
-    advice = "give model.weights=imagenet, model.weights=none or the path of a ResNet state dict"
-    try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"model.weights: there is no file {path}; {advice}") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = first_line(error)
-        raise UserError(f"model.weights: {path} cannot be loaded ({reason}); {advice}") from error
-    state = _state_dict_in(loaded) if isinstance(loaded, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise UserError(f"model.weights: {path} holds no state dict; {advice}")
-    own = model.state_dict()
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    head_fits = all(k in state and state[k].shape == own[k].shape for k in own if _in_head(k))
-    wanted = {key for key in own if head_fits or not _in_head(key)}
-    unfit = [k for k in sorted(wanted) if k not in state or state[k].shape != own[k].shape]
-    if unfit:
-        raise UserError(
-            f"model.weights: {path} does not fit this backbone: {len(unfit)} tensors are missing "
-            f"or of another shape, {unfit[0]} first; is model.backbone the one it was made with?"
-        )
-    model.load_state_dict({key: state[key] for key in wanted}, strict=False)
 
 
 def frozen_stages(epoch: int, freeze_epochs: int) -> tuple[str, ...]:
@@ -100,55 +92,38 @@ def unfreeze(model: nn.Module, frozen: tuple[str, ...]) -> None:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, known: set[int]
+    model: nn.Module, weight_decay: float, known: set[int], stage_rate: float = 1.0
 ) -> Iterator[dict[str, Any]]:
     """Optimizer groups of the trainable parameters whose id is not in `known`.
 
-    Norms and biases (fewer than two dimensions) are not decayed.
+    Norms and biases (fewer than two dimensions) are not decayed. `rate_share` is the group's share
+    of the learning rate: `stage_rate` of that of the stage behind it, where that is below 1.
     """
-    new = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    matrices, vectors = [p for p in new if p.ndim >= 2], [p for p in new if p.ndim < 2]
-    if matrices:
-        yield {"params": matrices, "weight_decay": weight_decay}
-    if vectors:
-        yield {"params": vectors, "weight_decay": 0.0}
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad and id(p) not in known]
+    depths = {name: depth for depth, stage in enumerate(STAGES, start=1) for name in stage}
+    if stage_rate == 1:
+        depths = {}
+    for depth in range(max(depths.values(), default=0) + 1):
+        new = [p for name, p in named if depths.get(name.partition(".")[0], 0) == depth]
+        share = {"rate_share": stage_rate**depth}
+        matrices, vectors = [p for p in new if p.ndim >= 2], [p for p in new if p.ndim < 2]
+        if matrices:
+            yield {"params": matrices, "weight_decay": weight_decay, **share}
+        if vectors:
+            yield {"params": vectors, "weight_decay": 0.0, **share}
 
 
-def _state_dict_in(loaded: dict[str, Any]) -> Any:
-    """The weights of a bundle, of a snapshot, of an older bundle, or the state dict itself."""
-    if isinstance(loaded.get("learner"), dict):
-        return loaded["learner"].get("model")
-    return loaded.get("weights", loaded.get("model", loaded))
+def last_bias(model: nn.Module) -> nn.Parameter:
+    """float32 [2]: what is added to the two logits."""
+    bias = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].bias
+    assert isinstance(bias, nn.Parameter)
+    return bias
 
 
-def _in_head(key: str) -> bool:
-    return key.startswith("fc.")
-
-
-def _backbone(name: str) -> torchvision.models.ResNet:
+def _backbone(name: str, zero_init: bool = False) -> torchvision.models.ResNet:
     if name not in BACKBONES:
         raise UserError(f"model.backbone: {name!r} is not one of {', '.join(BACKBONES)}")
-    model: torchvision.models.ResNet = torchvision.models.get_model(name, weights=None)
+    model: torchvision.models.ResNet = torchvision.models.get_model(
+        name, weights=None, zero_init_residual=zero_init
+    )
     return model
-
-
-def _imagenet_weights(backbone: str) -> dict[str, torch.Tensor]:
-    """From torch.hub's folder, or downloaded into it. Raises UserError."""
-    weights = torchvision.models.get_model_weights(backbone).DEFAULT
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(FETCH_TIMEOUT)  # urllib waits without limit otherwise
-    try:
-        state: dict[str, torch.Tensor] = weights.get_state_dict(
-            progress=False, check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        kept = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(weights.url).name
-        broken = f"; the file {kept} is not what it should be: delete it" if kept.exists() else ""
-        raise UserError(
-            f"the ImageNet weights of {backbone} could not be loaded ({first_line(error)}){broken}"
-            "; train without them (--set model.weights=none) or name a file "
-            f"(--set model.weights=PATH), downloaded elsewhere from {weights.url}"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-    return state

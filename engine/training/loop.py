@@ -12,8 +12,9 @@ from torch import nn
 
 from engine.data.dataset import Batch
 from engine.device import Runtime
+from engine.model.views import mean_logits
 from engine.training.progress import LOSS, Emit, EpochState, Meter, add_batch, finite_sums
-from engine.training.recipe import criterion
+from engine.training.recipe import PLAIN, Objective, criterion
 
 Forward = Callable[[torch.Tensor], torch.Tensor]  # inputs -> logits [B, 2]
 ToInput = Callable[[Batch], torch.Tensor]  # uint8 batch -> float inputs [B, 3, S, S] on the device
@@ -57,6 +58,7 @@ def train_one_epoch(
     emit: Emit,
     should_stop: Callable[[], bool],
     after_step: Callable[[EpochState], None],
+    objective: Objective = PLAIN,
 ) -> TrainFigures:
     """Train on what `loader` yields from batch `state.step` on.
 
@@ -76,9 +78,10 @@ def train_one_epoch(
         group_images = sum(sizes[first : first + accumulate])
         labels = batch.labels.to(device, non_blocking=runtime.non_blocking)
         inputs = to_input(batch)  # in float32: bf16 has too few bits for geometry
+        inputs, targets = objective.mix(inputs, labels, state.epoch, state.step)
         with runtime.autocast():
             logits = model(inputs)
-        losses = criterion(logits, labels)
+        losses = objective.losses(logits, targets)
         scaler.scale(losses.sum() / group_images).backward()
         with torch.no_grad():
             add_batch(state, losses, logits.argmax(dim=1) == labels)
@@ -113,6 +116,7 @@ def evaluate_epoch(
     *,
     emit: Emit,
     should_stop: Callable[[], bool],
+    average_views: str = "none",
 ) -> EvalFigures:
     """Score every image of `loader` once, none padded, none dropped."""
     started = time.perf_counter()
@@ -129,7 +133,7 @@ def evaluate_epoch(
         labels = batch.labels.to(runtime.device, non_blocking=runtime.non_blocking)
         inputs = to_input(batch)
         with runtime.autocast():
-            logits = model(inputs).float()
+            logits = mean_logits(model, inputs, average_views)
         losses = criterion(logits, labels)
         add_batch(state, losses, logits.argmax(dim=1) == labels)
         all_logits.append(logits)

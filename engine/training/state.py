@@ -44,7 +44,7 @@ class TrainingState:
     def begin_epoch(self) -> None:
         """Prepare the learner for the epoch of `position`, new or continued."""
         self._epoch_began = time.perf_counter() - self.position.seconds
-        self.learner.begin_epoch(self.position.epoch)
+        self.learner.begin_epoch(self.position.epoch, self.position.step)
 
     def with_time_left(self, event: Event) -> Event:
         """A progress event with how long the run will take, which the loop cannot know."""

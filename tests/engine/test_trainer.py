@@ -22,7 +22,7 @@ from engine.model.resnet import build_model
 from engine.records import checkpoint
 from engine.records.database import create_run_sync
 from engine.reproduce import reproduce
-from engine.run import TrainingDiverged
+from engine.run import Run, TrainingDiverged
 from engine.stop import StoppedEarly
 
 
@@ -145,19 +145,41 @@ def test_workers_change_nothing(dataset: Path, tmp_path: Path) -> None:
     assert final_weights(none, first["run_id"]) == final_weights(two, second["run_id"])
 
 
-@pytest.mark.parametrize("freeze_epochs", [0, 1])
+EVERY_INGREDIENT = {
+    "recipe__warmup_epochs": 1.5,
+    "recipe__ema": 0.9,
+    "recipe__label_smoothing": 0.1,
+    "recipe__balance": "sampling",
+    "recipe__mixup": 0.3,
+    "recipe__zero_init": True,
+    "recipe__small_epochs": 1,
+    "recipe__stage_rate": 0.7,
+    "recipe__average_views": "flip",
+    "model__grey_input": True,
+    "data__image_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        EVERY_INGREDIENT,
+        {**EVERY_INGREDIENT, "recipe__balance": "loss", "model__freeze_epochs": 1},
+    ],
+    ids=["plain", "every ingredient", "balanced loss, freezing"],
+)
 def test_a_stopped_run_is_resumed_exactly(
-    dataset: Path, tmp_path: Path, freeze_epochs: int, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small(tmp_path, experiment__epochs=3, model__freeze_epochs=freeze_epochs)
+    config = small(tmp_path, experiment__epochs=3, **changes)
     whole = CentralizedTrainer(config=config, run_name="whole").train(dataset)
 
     broken = CentralizedTrainer(config=config, run_name="broken")
-    steps = 0
+    after_step = Run._after_step
 
     def stop_in_the_second_epoch(self: Any, state: Any) -> None:
-        nonlocal steps
-        steps += 1
+        after_step(self, state)
         if state.epoch == 2 and state.step == 2:
             self.stop.set("test")
 
@@ -171,6 +193,8 @@ def test_a_stopped_run_is_resumed_exactly(
     torch.rand(5)  # a new process would not stand where the old one did either
     resumed = CentralizedTrainer(config, "broken", run_id=run_id).train(dataset, resume=True)
     assert final_weights(config, run_id) == final_weights(config, whole["run_id"])
+    kept = [checkpoint.load(Path(each["best_model_path"])) for each in (resumed, whole)]
+    assert checkpoint.checksum(kept[0]["weights"]) == checkpoint.checksum(kept[1]["weights"])
     own = {"run_id", "run_uid", "training_time", "best_model_path"}
     # As text: an undefined figure is nan, which equals nothing.
     assert [f"{k}: {resumed[k]}" for k in resumed if k not in own] == [
@@ -199,7 +223,9 @@ def test_a_diverged_run_names_the_batch_and_is_recorded(dataset: Path, tmp_path:
     config = small(tmp_path, experiment__learning_rate=10.0, experiment__gradient_clip=0.0)
     trainer = CentralizedTrainer(config=config, run_name="diverged")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("engine.data.inputs.normalise", lambda x: x.expand(-1, 3, -1, -1) * torch.nan)
+        patch.setattr(
+            "engine.data.inputs.normalise", lambda x, _: x.expand(-1, 3, -1, -1) * torch.nan
+        )
         with pytest.raises(TrainingDiverged, match=r"step 1, on the batch of images/"):
             trainer.train(dataset)
     row = rows(config, f"SELECT * FROM run WHERE run_id = {trainer.run_id}")[0]
