@@ -33,9 +33,14 @@ def write_result(name: str, settings: dict[str, Any], figures: dict[str, Any]) -
         "figures": figures,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / (f"{name}_cuda.json" if device.type == "cuda" else f"{name}.json")
+    path = result_path(name)
     path.write_text(json.dumps(document, indent=2, default=str) + "\n", encoding="utf-8")
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def result_path(name: str) -> Path:
+    """Where `write_result` writes; on a GPU another file than on a CPU."""
+    return RESULTS / (f"{name}_cuda.json" if torch.cuda.is_available() else f"{name}.json")
 
 
 def commit() -> str | None:

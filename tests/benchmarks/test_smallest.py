@@ -16,7 +16,9 @@ from engine.data.phantoms import write_demo_dataset
 SMALL = {
     "input_path": "--images 4 --image-size 32 --rounds 1",
     "loop_overhead": "--pairs 1 --steps 1 --batch-size 2 --image-size 32 --backbone resnet18",
-    "accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
+    "accuracy": "--dataset {dataset} --seeds 1 --epochs 1 --image-size 32 --backbone resnet18 "
+    "--rows plain ema --scores {folder}",
+    "equal_accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
     "scaling": "--images 40 --image-size 32 --rounds 1",
     "contention": "--images 40 --image-size 32 --epochs 2 --rounds 1",
     "epoch_vs_peers": "--images 8 --image-size 32 --batch-size 4 --rounds 1",
@@ -54,7 +56,7 @@ def test_it_runs(name: str, results: Path, tmp_path: Path, monkeypatch: pytest.M
         small = {"SOCKETS": 3, "EVENTS": 3, "RUNS": 60, "EPOCHS": 2, "RATE": 10, "SECONDS": 1}
         for key, value in {**small, "UPLOAD": 2 << 20}.items():
             monkeypatch.setattr(benchmark, key, value)
-    arguments = SMALL[name].format(dataset=dataset).split()
+    arguments = SMALL[name].format(dataset=dataset, folder=tmp_path / "scores").split()
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     assert not benchmark.main()
     (path,) = results.glob("*.json")
