@@ -101,8 +101,8 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     target = run.config.experiment.target_specificity
     figures = metrics.summary(scored.scores, scored.labels, target_specificity=target)
     figures["loss"] = scored.loss
-    names = [run.data.names[i] for i in scored.index]
-    table = results.scores_table(names, scored.labels, scored.scores)
+    names, columns = run.data.texts(scored.index)
+    table = results.scores_table(names, scored.labels, scored.scores, columns)
     path = results.scores_path(run.config.output, run.run_id, "test")
     _insist(run, str(path), lambda: write_text(path, table))
     content["metrics"]["test"] = figures

@@ -74,7 +74,8 @@ def evaluate(options: argparse.Namespace) -> int:
     try:
         text = json.dumps(jsonable(document), indent=2, ensure_ascii=False)
         write_text(folder / "evaluation.json", text + "\n")
-        write_text(folder / "scores.csv", scores_table(scored.names, scored.labels, scored.scores))
+        table = scores_table(scored.names, scored.labels, scored.scores, scored.columns)
+        write_text(folder / "scores.csv", table)
         write_text(folder / "evaluation.html", evaluation_page(document))
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror})") from error
@@ -102,6 +103,7 @@ def document_of(
         scored.labels,
         threshold,
         patients=scored.patient_numbers,
+        columns=scored.columns,
         prevalence=options.prevalence,
     )
     kept = model.bundle

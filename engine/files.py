@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from config import UserError
 
 RETRY_EVERY = 0.5  # seconds
 FORMULA_SIGNS = ("=", "+", "-", "@")
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")  # no formula, although it begins with a sign
 
 
 @contextlib.contextmanager
@@ -103,7 +105,7 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
+    writer.writerow(map(_cell, header))
     writer.writerows([_cell(value) for value in row] for row in rows)
     return text.getvalue()
 
@@ -112,7 +114,8 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     shown = visible(value).replace("\n", "\\n").replace("\t", "\\t")
-    return f"'{shown}" if shown.startswith(FORMULA_SIGNS) else shown
+    formula = shown.startswith(FORMULA_SIGNS) and not NUMBER.fullmatch(shown)
+    return f"'{shown}" if formula else shown
 
 
 def jsonable(value: Any) -> Any:

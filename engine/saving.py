@@ -55,8 +55,8 @@ class Saving:
         state, content = self._state, None
         epoch = state.position.epoch - 1
         if best is not None:
-            names = [self._data.names[i] for i in best.index]
-            state.kept_scores = results.scores_table(names, best.labels, best.scores)
+            names, columns = self._data.texts(best.index)
+            state.kept_scores = results.scores_table(names, best.labels, best.scores, columns)
         snapshot = {
             "run_uid": self._run_uid,
             "config": self._config.to_dict(),

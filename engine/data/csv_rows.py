@@ -25,7 +25,7 @@ def read_rows(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
     try:
         for row in reader:
             lines.pending = 0
-            cells = [cell.strip() for cell in row]
+            cells = list(map(str.strip, row))
             if any(cells):
                 yield reader.line_num, cells
     except csv.Error as error:

@@ -18,9 +18,10 @@ class Finder:
     def find(self, name: str) -> list[str]:
         """The files that a table's name can mean, the surest way of reading it first."""
         name = name.replace("\\", "/").removeprefix("./")
-        for candidate in (name, f"images/{name}"):
-            if candidate in self._paths:
-                return [candidate]
+        if name in self._paths:
+            return [name]
+        if f"images/{name}" in self._paths:
+            return [f"images/{name}"]
         parts = name.split("/")
         for stem in (False, True):
             for depth in range(min(len(parts), self._deepest), 0, -1):

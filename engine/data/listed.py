@@ -37,12 +37,14 @@ def match_rows(table: Table, finder: Finder, data: Data, problems: Problems) -> 
     rows_of: dict[str, list[Row]] = {}
     missing: dict[str, None] = {}
     for row in table.rows:
-        where = f"{table.name} line {row.line}: {shown(row.name)}"
         names = finder.find(row.name)
-        if ".." in PurePosixPath(row.name.replace("\\", "/")).parts:
-            problems.add("path", f"{where} leads out of the data set")
-        elif len(names) == 1:
+        outside = ".." in row.name and ".." in row.name.replace("\\", "/").split("/")
+        if len(names) == 1 and not outside:
             rows_of.setdefault(names[0], []).append(row)
+            continue
+        where = f"{table.name} line {row.line}: {shown(row.name)}"
+        if outside:
+            problems.add("path", f"{where} leads out of the data set")
         elif row.label is None:
             continue  # not used, wherever it is
         elif names:
@@ -76,7 +78,9 @@ def match_rows(table: Table, finder: Finder, data: Data, problems: Problems) -> 
                 text = f"{where} and line {first.line} are one image {conflict}"
                 problems.add("conflict", text)
         person = patient(name) if data.patient_pattern != AUTO else first.patient
-        listed.records.append(Record(name, first.label or 0, person, first.split, first.line))
+        values = first.values if len(used) == 1 else tuple(map(_joined, *(r.values for r in used)))
+        record = Record(name, first.label or 0, person, first.split, first.line, values)
+        listed.records.append(record)
     return listed
 
 
@@ -110,6 +114,11 @@ def without_image_numbers(records: list[Record]) -> list[Record] | None:
 def _numbers_image(record: Record) -> bool:
     name = PurePosixPath(record.name)
     return record.patient in (name.stem, name.name)
+
+
+def _joined(*values: str) -> str:
+    """What the rows of one image say in one column; each of it once."""
+    return "|".join(dict.fromkeys(values))
 
 
 def _conflict(one: Row, other: Row) -> str | None:

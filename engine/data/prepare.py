@@ -32,11 +32,18 @@ class Prepared:
     labels: np.ndarray  # int64 [N], 1 is the positive class
     names: list[str]
     patients: list[str | None]
+    columns: dict[str, list[str]]  # the data set's other columns: name -> N cells
     split: Split
     label_names: tuple[str, str]  # negative, positive
     report: dict[str, Any]
     warnings: list[tuple[str, str]]  # (code, message)
     fingerprint: str  # SHA-256 over every image's name, content, label and part
+
+    def texts(self, index: np.ndarray) -> tuple[list[str], dict[str, list[str]]]:
+        """The names and the other columns of some images, by their places in `labels`."""
+        places = index.tolist()
+        columns = {name: [cells[i] for i in places] for name, cells in self.columns.items()}
+        return [self.names[i] for i in places], columns
 
 
 def prepare(dataset_path: str | Path, config: Config, progress: Progress | None = None) -> Prepared:
@@ -93,6 +100,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         labels=labels,
         names=[record.name for record in source.records],
         patients=patients,
+        columns=source.cells(),
         split=split,
         label_names=source.label_names,
         report=report,

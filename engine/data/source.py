@@ -54,6 +54,14 @@ class Source:
     # Rows by what decided their label: value, map, uncertain or unmentioned; of a table only.
     decided: Counter[str] = field(default_factory=Counter)
     votes: tuple[int, int] = (0, 0)  # images with several labels; those whose labels agree
+    columns: tuple[str, ...] = ()  # the data set's other columns; Record.values has their cells
+
+    def cells(self) -> dict[str, list[str]]:
+        """The other columns: name -> the cell of each record."""
+        return {
+            name: [record.values[at] for record in self.records]
+            for at, name in enumerate(self.columns)
+        }
 
     def reader(self) -> Reader:
         """Reads images by name; can be sent to another process."""
@@ -131,7 +139,17 @@ def _from_table(
     missing = listed.missing
     label_names = table.label_names
     return Source(
-        path, "table", records, label_names, warnings, missing, files, flow, listed.decided, votes
+        path,
+        "table",
+        records,
+        label_names,
+        warnings,
+        missing,
+        files,
+        flow,
+        listed.decided,
+        votes,
+        table.columns,
     )
 
 

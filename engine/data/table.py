@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 from config.schema import Data
@@ -21,6 +22,7 @@ AUTO = "auto"
 MAX_ROWS = 1_000_000
 MOST_VALUES = 1000  # of a filter's column that are counted
 COLUMNS_SHOWN = 50  # in messages
+LONGEST_COLUMN = 200  # characters of a column's name
 # Column names as the common data sets have them; compared without case, spaces and signs.
 FILENAMES = ("filename", "file", "image", "imagefile", "imagename", "imagepath", "filepath",
              "path", "imageid", "imageindex", "dicomid", "sopinstanceuid", "patientid")  # fmt: skip
@@ -45,6 +47,7 @@ class Record:
     patient: str | None
     split: str | None  # train, val or test, where the data set says so
     line: int | None  # of the table
+    values: tuple[str, ...] = ()  # of the other columns: what Source.columns names
 
 
 class Row(NamedTuple):
@@ -56,6 +59,7 @@ class Row(NamedTuple):
     patient: str | None
     split: str | None  # train, val or test
     line: int
+    values: tuple[str, ...]  # of the other columns, as written
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Table:
     label_names: tuple[str, str]  # negative, positive
     patient_column: str | None
     warnings: list[tuple[str, str]]
+    columns: tuple[str, ...]  # the other columns
 
 
 def read_table(content: bytes, name: str, data: Data, problems: Problems) -> Table:
@@ -91,7 +96,7 @@ def read_table(content: bytes, name: str, data: Data, problems: Problems) -> Tab
         raise DatasetError(f"{name}: data.where={data.where} leaves no row:", chosen.values())
     labels = read_labels(((row.label, row.line) for row in written if row.used), data, problems)
     records = [
-        Row(row.name, *decided, row.patient, row.split, row.line)
+        Row(row.name, *decided, row.patient, row.split, row.line, row.values)
         for row in written
         if row.name
         and (decided := labels.of.get(row.label) if row.used else (None, "filtered")) is not None
@@ -102,7 +107,8 @@ def read_table(content: bytes, name: str, data: Data, problems: Problems) -> Tab
         message = f"{without} rows of {name} have no patient id: each counts as its own patient"
         warnings.append(("patient_ids_missing", message))
     patient_column = header[columns.patient] if columns.patient is not None else None
-    return Table(name, records, labels.names, patient_column, warnings)
+    others = _unique([header[at] for at in columns.others])
+    return Table(name, records, labels.names, patient_column, warnings, others)
 
 
 def is_known_header(content: bytes, name: str, data: Data) -> bool:
@@ -128,6 +134,7 @@ class _Row(NamedTuple):
     split: str | None  # train, val or test
     line: int
     used: bool  # by data.where
+    values: tuple[str, ...]  # of the other columns
 
 
 class _Columns(NamedTuple):
@@ -137,6 +144,7 @@ class _Columns(NamedTuple):
     label: int
     patient: int | None
     split: int | None
+    others: list[int]  # columns with a name and none of these purposes
 
 
 class _Filter:
@@ -149,14 +157,22 @@ class _Filter:
             raise DatasetError(f"{name}: {error}") from None
         self._places = {clause.column: header.index(clause.column) for clause in self._clauses}
         self._counts: dict[str, Counter[str]] = {column: Counter() for column in self._places}
+        self._known: dict[tuple[str, ...], bool] = {}  # what cells that many rows have come to
         self.needed = 1 + max(self._places.values(), default=-1)  # cells of a row
 
     def matches(self, row: list[str]) -> bool:
-        cells = {column: row[place] for column, place in self._places.items()}
-        for column, cell in cells.items():
-            if cell in self._counts[column] or len(self._counts[column]) < MOST_VALUES:
-                self._counts[column][cell] += 1
-        return all(clause.matches(cells) for clause in self._clauses)
+        if not self._clauses:
+            return True
+        cells = tuple([row[place] for place in self._places.values()])
+        for counts, cell in zip(self._counts.values(), cells, strict=True):
+            if cell in counts or len(counts) < MOST_VALUES:
+                counts[cell] += 1
+        if (known := self._known.get(cells)) is None:
+            named = dict(zip(self._places, cells, strict=True))
+            known = all(clause.matches(named) for clause in self._clauses)
+            if len(self._known) < MOST_VALUES:
+                self._known[cells] = known
+        return known
 
     def values(self) -> list[str]:
         """A line for each column: its most frequent values with their counts."""
@@ -174,27 +190,33 @@ def _understood(
     problems: Problems,
 ) -> Iterator[_Row]:
     """The rows with all cells, a usable name, patient id and split."""
-    needed = max(1 + max(at for at in columns if at is not None), chosen.needed)
+    places = (columns.filename, columns.label, columns.patient, columns.split)
+    needed = max(1 + max(at for at in places if at is not None), chosen.needed)
     equal: dict[str, str] = {}  # cells that many rows have are kept once
-
-    def cell(row: list[str], at: int | None) -> str:
-        return "" if at is None else equal.setdefault(row[at], row[at])
+    others = columns.others
+    rest = itemgetter(*others) if others else lambda row: ()
 
     for line, row in rows:
         if len(row) < needed:
             problems.add("cells", f"line {line}: the row has {len(row)} of {len(header)} cells")
             continue
-        name, patient = row[columns.filename], cell(row, columns.patient)
-        written = cell(row, columns.split)
-        split, used = split_of(written), chosen.matches(row)
+        name, label = row[columns.filename], row[columns.label]
+        patient = "" if columns.patient is None else row[columns.patient]
+        written = "" if columns.split is None else row[columns.split]
+        whole = row if len(row) >= len(header) else [*row, *[""] * (len(header) - len(row))]
+        kept = rest(whole) if len(others) != 1 else (whole[others[0]],)
+        split = split_of(written) if written else None
+        used = chosen.matches(row)
         if not name:
             problems.add("name", f"line {line}: the file name is empty")
         for what, text in (("file name", name), ("patient id", patient)):
-            if not is_safe(text):
+            if not text.isprintable() and not is_safe(text):
                 problems.add("name", f"line {line}: {what} {shown(text)} has control characters")
         if columns.split is not None and split is None and used:
             problems.add("split", f"line {line}: split {shown(written)} is not train, val or test")
-        yield _Row(name, cell(row, columns.label), patient or None, split, line, used)
+        values = tuple(map(equal.setdefault, kept, kept))
+        label, patient = equal.setdefault(label, label), equal.setdefault(patient, patient)
+        yield _Row(name, label, patient or None, split, line, used, values)
 
 
 def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
@@ -226,4 +248,18 @@ def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
     if problems or filename is None or label is None:
         columns_there = shown(", ".join(header[:COLUMNS_SHOWN]))
         raise DatasetError(f"{name} line 1, columns {columns_there}:", problems)
-    return _Columns(filename, label, columns["patient"], columns["split"])
+    taken = {filename, label, columns["patient"], columns["split"]}
+    others = [at for at, cell in enumerate(header) if cell and at not in taken]
+    return _Columns(filename, label, columns["patient"], columns["split"], others)
+
+
+def _unique(names: list[str]) -> tuple[str, ...]:
+    """Column names; one that is there again gets its number."""
+    seen: Counter[str] = Counter()
+    seen.update(names := [name[:LONGEST_COLUMN] for name in names])
+    found: Counter[str] = Counter()
+    result = []
+    for name in names:
+        found[name] += 1
+        result.append(f"{name} ({found[name]})" if seen[name] > 1 else name)
+    return tuple(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class ScoredDataset:
     labels: np.ndarray  # int64 [N], 1 is the positive class
     scores: np.ndarray  # float64 [N]
     patients: list[str | None]
+    columns: dict[str, list[str]]  # the data set's other columns: name -> N cells
     unreadable: dict[str, str]  # name -> reason
     warnings: list[str]
 
@@ -81,6 +83,7 @@ def score_dataset(
         labels=np.array([record.label for record in records], dtype=np.int64),
         scores=np.concatenate(scores) if scores else np.empty(0),
         patients=[record.patient for record in records],
+        columns=dataclasses.replace(source, records=records).cells(),
         unreadable=unreadable,
         warnings=[message for _, message in [*source.warnings, *opened.warnings]],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,23 @@ def check_writable(output: Output) -> None:
             ) from error
 
 
-def scores_table(names: Sequence[str], labels: np.ndarray, scores: np.ndarray) -> str:
-    """The kept epoch's scores of one part, as CSV: for any threshold or interval later."""
-    rows = zip(names, labels.tolist(), scores.tolist(), strict=True)
+def scores_table(
+    names: Sequence[str],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The kept epoch's scores of one part, as CSV: for any threshold, interval or subgroup later.
+
+    `columns` are the data set's own, name -> text of each image. One whose name is taken gets
+    "data." before it.
+    """
+    taken, others = ("filename", "label", "score"), columns or {}
+    header = [f"data.{name}" if name.casefold() in taken else name for name in others]
+    rows = zip(names, labels.tolist(), scores.tolist(), *others.values(), strict=True)
     return csv_table(
-        ("filename", "label", "score"),
-        ((name, int(label), float(score)) for name, label, score in rows),
+        (*taken, *header),
+        ((name, int(label), float(score), *cells) for name, label, score, *cells in rows),
     )
 
 
