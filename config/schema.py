@@ -12,7 +12,7 @@ from config.data_section import Data
 from config.errors import ConfigError
 from config.recipe_section import Recipe
 from config.rules import AUTO, Rule, convert, require_known, show, shown
-from config.sections import BACKBONES, Augment, Experiment, Model, Output, System
+from config.sections import BACKBONES, Augment, Experiment, Model, Output, Report, System
 
 __all__ = [
     "AUTO",
@@ -28,6 +28,7 @@ __all__ = [
     "Model",
     "Output",
     "Recipe",
+    "Report",
     "System",
     "build",
     "check",
@@ -46,6 +47,7 @@ class Config:
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     output: Output = field(default_factory=Output)
+    report: Report = field(default_factory=Report)
     # dotted key -> default, FILE:LINE, environment NAME, or override
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -108,6 +110,7 @@ SECTIONS: dict[str, type] = {
     "data": Data,
     "augment": Augment,
     "output": Output,
+    "report": Report,
 }
 RULES: dict[str, Rule] = {
     f"{section}.{entry.name}": entry.metadata["rule"]

@@ -177,3 +177,10 @@ class Output:
     keep_snapshots: bool = key(
         False, "bool", "keep last.pt and previous.pt of a completed run, which nothing resumes"
     )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report that a run leaves."""
+
+    images: bool = key(True, "bool", "show the surest mistakes' images in the report")

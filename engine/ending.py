@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from config import UserError
+from config.errors import first_line
 from engine import metrics
 from engine.data.loading import evaluation_loader
 from engine.files import insist, write_text
 from engine.inference import bundle
 from engine.records import results
 from engine.records.figures import BEST_KEYS
+from engine.report.write import write_at_end
 from engine.run import Run
 from engine.stream.events import RunWarning, TrainingComplete, TrainingStopped
 
@@ -47,12 +49,28 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
     )
     if ending["best_epoch"] and not selection.keeper.eligible_seen:
         run.emit(RunWarning("no_eligible_epoch", selection.keeper.explain()))
+    if completed and ending["best_epoch"]:
+        _write_report(run, outcome)
     if completed:
         brief = tested and {name: tested[name] for name in (*BEST_KEYS, "intervals")}
         run.emit(TrainingComplete(**ending, test=brief))
     else:
         run.emit(TrainingStopped(**ending, reason=run.stop.reason))
     return outcome
+
+
+def _write_report(run: Run, outcome: dict[str, Any]) -> None:
+    """The run's report and model card; what goes wrong is a warning, never the run's failure."""
+    try:
+        remarks = write_at_end(run.config, run.run_id, run.snapshots.best_path, run.data, outcome)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        remarks = [
+            f"the report could not be written ({reason}); python -m engine.report {run.run_id} "
+            "tries it again"
+        ]
+    for message in remarks:
+        run.emit(RunWarning("report_incomplete", message))
 
 
 def figures_of(run: Run) -> dict[str, Any]:

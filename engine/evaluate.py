@@ -60,7 +60,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from engine.inference.predictor import load_model
     from engine.inference.scoring import score_dataset
     from engine.records.results import scores_table
-    from engine.report.evaluation import evaluation_page, headline
+    from engine.report.evaluation import evaluation_page
+    from engine.report.sections import headline
 
     model = load_model(options.model, device=options.device)
     scored = score_dataset(model, options.dataset, config)

@@ -12,18 +12,20 @@ from engine.records.identity import run_folder
 from engine.records.spool import unwritten_path
 from server.supervisor import output_of
 
-ARTIFACTS = {
-    "checkpoint": ("checkpoints", "best_model.pt"),
-    "last": ("checkpoints", "last.pt"),
-    "csv": ("results", "metrics_{}.csv"),
-    "json": ("results", "metrics_{}.json"),
-    "result": ("results", "result_{}.json"),
-    "scores": ("results", "scores_{}.csv"),
-    "scores_test": ("results", "scores_test_{}.csv"),
-    "validation": ("results", "validation_{}.json"),
-    "manifest": ("results", "manifest_{}.json"),
-    "log": ("logs", "run_{}.log"),
-    "console": ("logs", "run_{}.console.log"),
+ARTIFACTS = {  # name in the route -> folder, file, what it is
+    "report": ("results", "report_{}.html", "the report: one page that opens offline"),
+    "card": ("checkpoints", "model_card.md", "the model card"),
+    "checkpoint": ("checkpoints", "best_model.pt", "the model: weights and all it needs"),
+    "last": ("checkpoints", "last.pt", "what is needed to resume the run"),
+    "csv": ("results", "metrics_{}.csv", "a row for each epoch"),
+    "json": ("results", "metrics_{}.json", "the same as JSON"),
+    "result": ("results", "result_{}.json", "the result with its intervals"),
+    "scores": ("results", "scores_{}.csv", "the score of every validation image"),
+    "scores_test": ("results", "scores_test_{}.csv", "the score of every test image"),
+    "validation": ("results", "validation_{}.json", "the report on the data"),
+    "manifest": ("results", "manifest_{}.json", "configuration, versions, hardware"),
+    "log": ("logs", "run_{}.log", "every event, and the traceback of a fault"),
+    "console": ("logs", "run_{}.console.log", "what the worker printed"),
 }
 
 
@@ -37,17 +39,24 @@ def artifacts(row: dict[str, Any], config: Config) -> dict[str, Path]:
     }
     return {
         name: folders[folder] / file.format(row["run_id"])
-        for name, (folder, file) in ARTIFACTS.items()
+        for name, (folder, file, _) in ARTIFACTS.items()
     }
 
 
 def existing(files: dict[str, Path], run_id: int) -> list[dict[str, Any]]:
-    """Name, size and address of each file that there is."""
+    """Name, size, address and meaning of each file that there is."""
     found = []
     for name, path in files.items():
         if path.is_file():
-            url = f"/runs/{run_id}/artifacts/{name}"
-            found.append({"name": name, "bytes": path.stat().st_size, "url": url})
+            found.append(
+                {
+                    "name": name,
+                    "file": path.name,
+                    "about": ARTIFACTS[name][2],
+                    "bytes": path.stat().st_size,
+                    "url": f"/runs/{run_id}/artifacts/{name}",
+                }
+            )
     return found
 
 

@@ -115,7 +115,9 @@ def _run() -> Schema:
 
 
 def _run_detail() -> Schema:
-    artifact = object_of(name={"enum": list(ARTIFACTS)}, bytes=WHOLE, url=TEXT)
+    artifact = object_of(
+        name={"enum": list(ARTIFACTS)}, file=TEXT, about=TEXT, bytes=WHOLE, url=TEXT
+    )
     return object_of(
         run_id=WHOLE,
         run_name=TEXT,

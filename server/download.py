@@ -27,8 +27,12 @@ class Download(Response):
     out. Where it is cut shorter during the answer, the connection ends before the promised length.
     """
 
-    def __init__(self, path: Path, filename: str) -> None:
-        """Opens the file, which is closed with the answer. Raises OSError; call it in a thread."""
+    def __init__(self, path: Path, filename: str, policy: str | None = None) -> None:
+        """Opens the file, which is closed with the answer. Raises OSError; call it in a thread.
+
+        With a Content-Security-Policy as `policy` the browser shows the file instead of saving it.
+        """
+        self._policy = policy
         self._file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO must not hold it up
         try:
             found = os.fstat(self._file)
@@ -48,10 +52,12 @@ class Download(Response):
         """Send it. Raises ApiError 416 for a range that the file does not have."""
         try:
             start, end = self._range(Headers(scope=scope))
+            shown = "attachment" if self._policy is None else "inline"
             self.init_headers(
                 {
+                    **({"content-security-policy": self._policy} if self._policy else {}),
                     "content-length": str(end - start),
-                    "content-disposition": f'attachment; filename="{self._filename}"',
+                    "content-disposition": f'{shown}; filename="{self._filename}"',
                     "accept-ranges": "bytes",
                     "etag": self._etag,
                     "last-modified": self._modified,

@@ -82,7 +82,8 @@ def test_rooms_import_downwards_only() -> None:
     for module, wanted in engine_imports().items():
         if module == "engine":
             continue  # the lazy exports
-        level = LEVEL_OF[module.split(".")[1]]
+        # The command engine.report is the `__main__` of the room of that name.
+        level = 0 if module.endswith(".__main__") else LEVEL_OF[module.split(".")[1]]
         for other in wanted - {"engine"}:
             assert LEVEL_OF[other.split(".")[1]] >= level, f"{module} imports {other}"
 

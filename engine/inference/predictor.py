@@ -149,9 +149,14 @@ class Predictor:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
         try:
             data = read_file(path)  # of a pipe or a device it is an error
-            image = decode.decode(data, path.name, at_least=self.image_size, bits=self._bits)
         except OSError as error:
             return error.strerror or str(error)
+        return self.decode(data, path.name)
+
+    def decode(self, data: bytes, name: str) -> np.ndarray | str:
+        """The content of an image file, likewise; `name` is for messages."""
+        try:
+            image = decode.decode(data, name, at_least=self.image_size, bits=self._bits)
         except decode.UnreadableImage as error:
             return str(error)
         return decode.resize(image.pixels, self.image_size)

@@ -16,7 +16,7 @@ MAY_CHANGE = (
     *("experiment.epochs", "experiment.early_stopping_patience", "experiment.checkpoint_minutes"),
     *("system.device", "system.precision", "system.num_workers", "system.prefetch_factor"),
     *("system.pin_memory", "system.threads", "data.residency"),
-    *(key for key in RULES if key.startswith("output.")),
+    *(key for key in RULES if key.startswith(("output.", "report."))),
 )
 
 

@@ -21,10 +21,13 @@ p, li { max-width: 46rem; } .soft { color: var(--soft); } .lead { font-size: 1.1
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; } td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; } table.pairs td:last-child { overflow-wrap: anywhere; }
+@media (min-width: 40rem) { table.pairs td:first-child { white-space: nowrap; } }
 tr.small td { color: var(--soft); }
 .scroll { overflow-x: auto; } .warning { border-left: 4px solid #D55E00; padding: .2rem .8rem;
   margin: .6rem 0; background: var(--card); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  gap: 1rem; margin: 1rem 0; }
 .charts > figure { margin: 0; padding: .5rem; background: var(--card); border-radius: 6px; }
 svg { width: 100%; height: auto; } svg text { fill: var(--text); font-size: 12px; }
 svg text.soft { fill: var(--soft); font-size: 12px; } svg text.strong { font-weight: 600; }
@@ -32,8 +35,22 @@ svg .tick { stroke: var(--line); } svg .chance { stroke: var(--soft); stroke-das
 svg .box { fill: none; stroke: var(--soft); } svg .arrow { fill: none; stroke: var(--soft); }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1rem; margin: 0;
   padding: 0 .4rem .3rem; font-size: .85rem; } ul.legend svg { width: 28px; height: 12px; }
-@media print { body { max-width: none; font-size: 11pt; } .charts > figure { break-inside: avoid; }
-  h2 { break-after: avoid; } }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem; } a { color: inherit; }
+.contents { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0;
+  font-size: .9rem; max-width: none; } figure.wide { margin: .5rem 0; max-width: 42rem; }
+.flow .box { rx: 4px; } svg.flow { min-width: 34rem; } td { overflow-wrap: break-word; }
+summary { cursor: pointer; margin: 1rem 0; }
+.mistakes { display: grid; gap: 1rem; margin: .5rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); }
+.mistakes figure { margin: 0; padding: .5rem; background: var(--card); border-radius: 6px; }
+.mistakes img { width: 49%; height: auto; margin-right: 1%; }
+.mistakes figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+@page { margin: 15mm; }
+@media print { :root { color-scheme: light; --text: #000; --soft: #444; --line: #bbb;
+  --back: #fff; --card: #f6f7f9; } body { max-width: none; font-size: 10pt; padding: 0; }
+  nav, details:not([open]) { display: none; } .scroll { overflow: visible; }
+  tr, .mistakes figure, figure.wide, .charts > figure { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } }
 """
 
 
@@ -65,7 +82,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: bool = Tr
         for row in rows
     )
     inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{inner}</table></div>'
+    kind = "" if numbers else ' class="pairs"'
+    return f'<div class="scroll"><table{kind}>{inner}</table></div>'
 
 
 def figure(markup: str) -> str:
@@ -83,6 +101,13 @@ def interval(bounds: Sequence[float | None] | None) -> str:
     if bounds is None or any(bound is None or bound != bound for bound in bounds):
         return UNDEFINED
     return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"  # type: ignore[operator]
+
+
+def decimal_interval(bounds: Sequence[float | None] | None) -> str:
+    """An interval as decimals; a dash where it is undefined."""
+    if bounds is None or any(bound is None or bound != bound for bound in bounds):
+        return UNDEFINED
+    return f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

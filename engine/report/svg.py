@@ -30,6 +30,7 @@ class Axis:
     label: str
     low: float
     high: float
+    whole: bool = False  # only whole numbers get a label
 
 
 def axis_for(label: str, values: Sequence[float]) -> Axis:
@@ -108,9 +109,9 @@ def _frame(title: str, x: Axis, y: Axis) -> str:
         parts.append(
             f'<line class="tick" x1="{LEFT}" y1="{_y(y, b)}" x2="{WIDTH - RIGHT}" y2="{_y(y, b)}"/>'
             f'<text class="soft" x="{LEFT - 6}" y="{float(_y(y, b)) + 4:.1f}" '
-            f'text-anchor="end">{b:.4g}</text>'
+            f'text-anchor="end">{_tick(y, b)}</text>'
             f'<text class="soft" x="{_x(x, a)}" y="{HEIGHT - BOTTOM + 16}" '
-            f'text-anchor="middle">{a:.4g}</text>'
+            f'text-anchor="middle">{_tick(x, a)}</text>'
         )
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x.label)}</text>'
@@ -118,6 +119,10 @@ def _frame(title: str, x: Axis, y: Axis) -> str:
         f'transform="rotate(-90 13 {(TOP + HEIGHT - BOTTOM) / 2})">{escape(y.label)}</text>'
     )
     return "".join(parts)
+
+
+def _tick(axis: Axis, value: float) -> str:
+    return "" if axis.whole and value != round(value) else f"{value:.4g}"
 
 
 def _place(x: Axis, value: float) -> float:

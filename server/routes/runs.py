@@ -33,6 +33,11 @@ from server.routes.datasets import drop_unused
 from server.supervisor import ENDED, RESUMABLE, output_of
 
 PAGE, LARGEST_PAGE = 50, 500
+# Of a report, which is shown: nothing but its own style and images, and no script.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; sandbox allow-popups"
+)
 SEEN_RUNS = 3  # from which a duration is estimated, at most
 # What decides how long an epoch takes, beside data and device.
 COSTS = (
@@ -228,7 +233,10 @@ async def artifact(request: Request) -> Response:
     of_folder = path.parent == run_folder(output_of(row, config), run_id)
     try:
         return await run_in_threadpool(
-            Download, path, f"run_{run_id}_{path.name}" if of_folder else path.name
+            Download,
+            path,
+            f"run_{run_id}_{path.name}" if of_folder else path.name,
+            REPORT_POLICY if name == "report" else None,
         )
     except (FileNotFoundError, NotADirectoryError):
         raise ApiError(404, f"run {run_id} has no {name} yet", field="name") from None

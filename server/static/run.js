@@ -94,7 +94,8 @@ export async function runView(main, id) {
     const flat = Object.entries(run.config).flatMap(([section, keys]) => Object.entries(keys).map(([key, value]) => [`${section}.${key}`, value]));
     put(settings,
       h("section", { class: "card" }, h("h2", {}, "Files"), h("ul", {}, run.artifacts.map((file) =>
-        h("li", {}, h("a", { href: file.url, download: true }, file.name), h("span", { class: "soft" }, ` ${bytes(file.bytes)}`))))),
+        h("li", {}, h("a", file.name === "report" ? { href: file.url, target: "_blank" } : { href: file.url, download: true }, file.file),
+          h("span", { class: "soft" }, ` ${bytes(file.bytes)}: ${file.about}`))))),
       h("details", { class: "card", open: open[0] }, h("summary", {}, "Configuration"), pairs(flat)),
       h("details", { class: "card", open: open[1] }, h("summary", {}, "Environment"),
         run.manifest ? pairs(Object.entries({ ...hardware, ...packages, ...code })) : h("p", { class: "soft" }, "Known once the data are prepared.")));

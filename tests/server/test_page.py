@@ -99,7 +99,7 @@ def test_from_upload_to_download(page: Page, server: Server, images: Path) -> No
         expect(page.get_by_text(name, exact=True)).to_be_visible()
     expect(page.get_by_label("log")).to_contain_text("stopped by SIGTERM")
     with page.expect_download() as download:
-        page.get_by_role("link", name="checkpoint").click()
+        page.get_by_role("link", name="best_model.pt").click()
     assert download.value.suggested_filename == "run_1_best_model.pt"
     assert Path(download.value.path()).stat().st_size > 1e6
     page.get_by_role("button", name="Resume").click()
