@@ -62,7 +62,9 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
 def _write_report(run: Run, outcome: dict[str, Any]) -> None:
     """The run's report and model card; what goes wrong is a warning, never the run's failure."""
     try:
-        remarks = write_at_end(run.config, run.run_id, run.snapshots.best_path, run.data, outcome)
+        remarks = write_at_end(
+            run.config, run.run_id, run.saving.snapshots.best_path, run.data, outcome
+        )
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         remarks = [

@@ -60,6 +60,8 @@ def normalise(grey: torch.Tensor, channels: int = 3) -> torch.Tensor:
     The result has the memory format channels_last, written in one operation. `channels` is 1 or 3.
     """
     factor, constant = _channel_constants(grey.device, channels)
+    if torch.compiler.is_exporting():  # an exported program cannot write into `out`
+        return torch.addcmul(constant, grey, factor)
     count, _, height, width = grey.shape
     shape = (count, channels, height, width)
     result = torch.empty(shape, device=grey.device, memory_format=torch.channels_last)

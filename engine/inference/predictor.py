@@ -51,12 +51,12 @@ class Predictor:
         shape = content["architecture"]
         self.image_size = int(shape["image_size"])
         steps = content["preprocessing"]
-        self._channels = int(shape["input_channels"])
-        self._average_views: str = steps[4]["over"] if len(steps) == 5 else "none"
+        self.channels = int(shape["input_channels"])
+        self.average_views: str = steps[4]["over"] if len(steps) == 5 else "none"
         known = bundle.preprocessing(
-            self.image_size, channels=self._channels, average_views=self._average_views
+            self.image_size, channels=self.channels, average_views=self.average_views
         )
-        if steps[1:] != known[1:] or self._average_views not in VIEWS:
+        if steps[1:] != known[1:] or self.average_views not in VIEWS:
             raise UserError(
                 "the model was trained with another preprocessing than this version of Pneumoscope "
                 "has; use the version that made it"
@@ -67,7 +67,7 @@ class Predictor:
             "none",
             tuple(shape["head_sizes"]),
             stem=shape.get("stem", "standard"),  # a bundle without it is older than the choice
-            grey_input=self._channels == 1,
+            grey_input=self.channels == 1,
         )
         network = build_model(settings, shape["dropout_rate"])
         try:
@@ -80,8 +80,8 @@ class Predictor:
             device=device, precision=precision, compile="off", deterministic=deterministic
         )
         self._runtime = devices.resolve(system, planned_steps=1)
-        self._network = network.to(self._runtime.device).eval()
-        self._network.to(memory_format=self._runtime.memory_format)
+        self.network = network.to(self._runtime.device).eval()
+        self.network.to(memory_format=self._runtime.memory_format)
         self.bundle = {key: value for key, value in content.items() if key != "weights"}
         self.label_names: list[str] = content["label_names"]
         self.threshold = self.threshold_of(content["default_operating_point"])
@@ -99,7 +99,7 @@ class Predictor:
         self, paths: str | Path | Iterable[str | Path], batch_size: int = 32
     ) -> Iterator[Prediction]:
         """Score image files, and those in folders, in order; a bad file gets an error."""
-        files = _files(paths)
+        files = image_files(paths)
         with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
             ahead = deque(self._reading(pool, files, batch_size) for _ in range(2))
             while batch := ahead.popleft():
@@ -128,22 +128,22 @@ class Predictor:
         """Decoded images, uint8 [B, S, S] -> scores, float64 [B]."""
         inputs = self._inputs(images)
         with self._runtime.autocast():
-            logits = mean_logits(self._network, inputs, self._average_views)
+            logits = mean_logits(self.network, inputs, self.average_views)
         return np.asarray(logits.double().softmax(dim=1)[:, 1].cpu())
 
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """Grad-CAM of one decoded image, uint8 [S, S]: float32 [S, S] in 0..1."""
         inputs = self._inputs(image.copy()[None])
-        return heat_maps(self._network, inputs)[0].cpu().numpy()
+        return heat_maps(self.network, inputs)[0].cpu().numpy()
 
     def heat_map_check(self, images: np.ndarray) -> float:
         """Correlation of heat maps with those of random weights, for images uint8 [B, S, S]."""
         inputs = self._inputs(images)
-        return randomisation_check(self._network, inputs)
+        return randomisation_check(self.network, inputs)
 
     def _inputs(self, images: np.ndarray) -> torch.Tensor:
         """Decoded images, uint8 [B, S, S] -> what the network takes."""
-        return evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime, self._channels)
+        return evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime, self.channels)
 
     def read(self, path: Path) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
@@ -162,7 +162,8 @@ class Predictor:
         return decode.resize(image.pixels, self.image_size)
 
 
-def _files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+def image_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
+    """Files as they are given; of a folder, those with a known ending, in order."""
     for given in [paths] if isinstance(paths, str | Path) else paths:
         path = Path(given)
         if path.is_dir():
