@@ -129,7 +129,8 @@ class Predictor:
         inputs = self._inputs(images)
         with self._runtime.autocast():
             logits = mean_logits(self.network, inputs, self.average_views)
-        return np.asarray(logits.double().softmax(dim=1)[:, 1].cpu())
+        scaled = logits.double() / (self.bundle["temperature"] or 1.0)
+        return np.asarray(scaled.softmax(dim=1)[:, 1].cpu())
 
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """Grad-CAM of one decoded image, uint8 [S, S]: float32 [S, S] in 0..1."""
