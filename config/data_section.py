@@ -16,6 +16,12 @@ class Data:
     image_size: int = key(
         224, "int", "side of the square the images are resized to", low=28, high=2048
     )
+    fit: str = key(
+        "squash",
+        "str",
+        "squash makes both sides equal; pad keeps the aspect ratio, with black beside the image",
+        choices=("squash", "pad"),
+    )
     positive_label: str = key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
     table: str = key(AUTO, "str", "file name of the table; auto finds it", longest=1000)
     filename_column: str = key(

@@ -1,92 +1,83 @@
-"""The files of a data set, in a ZIP or a folder. Nothing is ever unpacked to the disk."""
+"""The files of a data set, in a folder or an archive, by their names."""
 
 from __future__ import annotations
 
 import os
 import stat
+import tarfile
+import threading
 import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
 from types import TracebackType
 
-from engine.data.names import is_ignored, is_safe, shown, unwrap
+from engine.data import stores
+from engine.data.names import is_ignored, is_image, is_safe, shown, unwrap
+from engine.data.npz import is_npz, list_npz
 from engine.data.problems import DatasetError, Problems, UnreadableFile
-from engine.data.zipped import list_zip, read_member
+from engine.data.stores import WITHIN, Store, open_store
+from engine.data.tarred import ENDINGS, is_tar, list_tar
+from engine.data.zipped import list_zip
 
 __all__ = ["DatasetError", "Reader", "UnreadableFile", "list_files", "read_file"]
 
 MAX_FILE = 512_000_000  # bytes of one file, unpacked: it is held in memory
-SPECIAL = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFDIR: "a folder",
-}
-GONE = (OSError, KeyError, zipfile.BadZipFile)  # also where a ZIP was replaced by another
+# What reading raises, also where an archive was replaced by another; zipfile raises RuntimeError
+# for a member that is encrypted or compressed in another way.
+GONE = (OSError, KeyError, zipfile.BadZipFile, tarfile.TarError)
+BROKEN = (*GONE, EOFError, zlib.error, RuntimeError, ValueError)
 
 
 class Reader:
-    """Reads files by name; opens its ZIP on first use, so that it can be sent to a process."""
+    """Reads files by name; opens an archive on first use, so that it can be sent to a process."""
 
     def __init__(self, path: Path, members: dict[str, str]) -> None:
         self._path, self._members = path, members
-        self._zip: zipfile.ZipFile | None = None
-        self._zip_stamp: tuple[int, ...] = ()
+        self._store: Store | None = None
+        self._lock = threading.Lock()
 
     def read(self, name: str, limit: int = MAX_FILE) -> bytes:
         """The bytes of one file, of at most `limit` bytes. Raises UnreadableFile."""
         try:
-            if self._path.is_dir():
-                return read_file(self._path / self._members[name], limit)
-            return read_member(self._open_zip(), self._members[name], limit)
-        except UnreadableFile:
+            return self._open().read(self._members[name], limit)
+        except (UnreadableFile, DatasetError):
             raise
-        # zipfile raises RuntimeError for a member that is encrypted or compressed in another way.
-        except (*GONE, EOFError, zlib.error, RuntimeError) as error:
+        except BROKEN as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
     def head(self, name: str, count: int) -> bytes:
         """The first `count` bytes of one file. Raises UnreadableFile."""
         try:
-            if self._path.is_dir():
-                return read_file(self._path / self._members[name], count, whole=False)
-            with self._open_zip().open(self._members[name]) as file:
-                return file.read(count)
-        except UnreadableFile:
+            return self._open().head(self._members[name], count)
+        except (UnreadableFile, DatasetError):
             raise
-        except (*GONE, EOFError, zlib.error, RuntimeError) as error:
+        except BROKEN as error:
             raise UnreadableFile(f"it cannot be read: {error}") from error
 
     def state(self, name: str) -> tuple[int, ...]:
         """What changes when the file does, without reading it; the size in bytes comes first.
 
-        Its times and inode, of a ZIP those of the ZIP: nobody can set the time of change (ctime),
-        so a file that was replaced by one of equal size and time is noticed. Zeros for one that has
-        gone since it was listed: `read` says so.
+        Its times and inode, in an archive those of the archive: nobody can set the time of change
+        (ctime), so a file that was replaced by one of equal size and time is noticed. Zeros for one
+        that has gone since it was listed: `read` says so.
         """
         try:
-            if self._path.is_dir():
-                return _stamp(self._path / self._members[name])
-            member = self._open_zip().getinfo(self._members[name])
-            return member.file_size, member.CRC, *self._zip_stamp
+            return self._open().state(self._members[name])
         except GONE:
             return (0,)
 
-    def _open_zip(self) -> zipfile.ZipFile:
-        if self._zip is None:
-            self._zip_stamp = _stamp(
-                self._path
-            )  # before it is opened: never newer than what is read
-            self._zip = zipfile.ZipFile(self._path)
-        return self._zip
+    def _open(self) -> Store:
+        with self._lock:
+            if self._store is None:
+                self._store = open_store(self._path)
+            return self._store
 
     def close(self) -> None:
-        """Close the ZIP, if it was opened."""
-        if self._zip is not None:
-            self._zip.close()
-            self._zip = None
+        """Close the archive, if one was opened."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
 
     def __enter__(self) -> Reader:
         return self
@@ -103,17 +94,11 @@ class Reader:
         return self._path, self._members
 
     def __setstate__(self, state: tuple[Path, dict[str, str]]) -> None:
-        self._path, self._members = state
-        self._zip = None
-
-
-def _stamp(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+        self.__init__(*state)  # type: ignore[misc]
 
 
 def list_files(path: Path, max_unpacked: float) -> dict[str, str]:
-    """Names below the single wrapping folders -> names as they are stored.
+    """Names below the single wrapping folders -> where the files are, as a store takes it.
 
     `max_unpacked` in bytes. Raises DatasetError for what is missing, broken or hostile.
     """
@@ -126,19 +111,58 @@ def list_files(path: Path, max_unpacked: float) -> dict[str, str]:
         reason = getattr(error, "strerror", None) or error
         raise DatasetError(f"{path}: there is no such file or folder ({reason})") from None
     if stat.S_ISDIR(mode):
-        stored = {name: name for name in _walk(path)}
-    elif stat.S_ISREG(mode) and zipfile.is_zipfile(path):
-        stored = list_zip(path, max_unpacked)
+        stored = _with_archives(path, {name: name for name in _walk(path)}, max_unpacked)
+    elif stat.S_ISREG(mode) and is_archive(path):
+        stored = _list_archive(path, max_unpacked)
     else:
-        raise DatasetError(f"{path}: this is neither a folder nor a ZIP; give one of the two")
-    # macOS stores decomposed names.
-    return unwrap(
-        {
-            unicodedata.normalize("NFC", name): where
-            for name, where in stored.items()
-            if not is_ignored(name)
-        }
-    )
+        kinds = "a folder, a ZIP, a tar, a tar.gz or MedMNIST's NPZ"
+        raise DatasetError(f"{path}: this is not {kinds}; give one of them")
+    return unwrap(_usable(stored))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is an archive that can be read."""
+    return is_tar(path) or zipfile.is_zipfile(path)
+
+
+def read_file(path: Path, limit: int = MAX_FILE) -> bytes:
+    """A regular file's bytes; does not wait for a pipe. Raises OSError."""
+    return stores.read_file(path, limit)
+
+
+def _list_archive(path: Path, max_unpacked: float) -> dict[str, str]:
+    if is_tar(path):
+        return list_tar(path, max_unpacked)
+    return list_npz(path, max_unpacked) if is_npz(path) else list_zip(path, max_unpacked)
+
+
+def _usable(stored: dict[str, str]) -> dict[str, str]:
+    """Without what operating systems leave behind; macOS stores decomposed names."""
+    return {
+        unicodedata.normalize("NFC", name): where
+        for name, where in stored.items()
+        if not is_ignored(name)
+    }
+
+
+def _with_archives(folder: Path, files: dict[str, str], max_unpacked: float) -> dict[str, str]:
+    """The files of a folder; where no image is among them, those in the archives beside, too.
+
+    The files of `part.zip` are below `part/`.
+    """
+    if any(map(is_image, files)):
+        return files
+    found = dict(files)
+    for name in files:
+        if "/" in name or not name.lower().endswith((".zip", ".npz", *ENDINGS)):
+            continue
+        if is_ignored(name) or not is_archive(folder / name):
+            continue
+        del found[name]
+        inner = unwrap(_usable(_list_archive(folder / name, max_unpacked)))
+        top = name.partition(".")[0]
+        found |= {f"{top}/{member}": f"{name}{WITHIN}{at}" for member, at in inner.items()}
+    return found
 
 
 def _walk(folder: Path) -> list[str]:
@@ -166,24 +190,3 @@ def _walk(folder: Path) -> list[str]:
     if problems.count:
         raise DatasetError(f"{folder}: there are files that cannot be used:", problems)
     return sorted(found)
-
-
-def read_file(path: Path, limit: int = MAX_FILE, whole: bool = True) -> bytes:
-    """A regular file's bytes, or its first `limit`; does not wait for a pipe. Raises OSError."""
-    _require_regular(path.stat().st_mode)  # before it is opened: opening can change a device
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(file, "rb") as opened:
-        found = os.fstat(file)
-        _require_regular(found.st_mode)
-        if found.st_size > limit and whole:
-            raise UnreadableFile(
-                f"it has {found.st_size / 1e6:.0f} MB, more than the {limit / 1e6:.0f} MB that are "
-                "read of one file"
-            )
-        return opened.read(min(found.st_size, limit))
-
-
-def _require_regular(mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        what = SPECIAL.get(stat.S_IFMT(mode), "something else")
-        raise UnreadableFile(f"it is not a file but {what}")

@@ -60,12 +60,25 @@ def decode(
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
-def resize(pixels: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W] -> uint8 [size, size], antialiased; the whole image, its sides made equal."""
+def resize(pixels: np.ndarray, size: int, fit: str = "squash") -> np.ndarray:
+    """uint8 [H, W] -> uint8 [size, size], antialiased; the whole image (`data.fit`).
+
+    `squash` makes its sides equal; `pad` keeps their ratio, in the middle of black.
+    """
     if pixels.shape == (size, size):
         return pixels
-    image = Image.fromarray(pixels)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=3.0))
+    height, width = pixels.shape
+    scale = size / max(height, width)
+    sides = (size, size)
+    if fit == "pad":
+        sides = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray(pixels).resize(sides, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    if sides == (size, size):
+        return np.asarray(image)
+    padded = np.zeros((size, size), np.uint8)
+    left, top = (size - sides[0]) // 2, (size - sides[1]) // 2
+    padded[top : top + sides[1], left : left + sides[0]] = np.asarray(image)
+    return padded
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:

@@ -61,6 +61,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         data.cache_max_gb,
         data.decode_memory_gb,
         progress=progress,
+        fit=data.fit,
     )
     scans = opened.scans
     unreadable = {

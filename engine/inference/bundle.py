@@ -40,6 +40,7 @@ def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
             bits=data.report["bits_in_use"],
             channels=1 if config.model.grey_input else 3,
             average_views=config.recipe.average_views,
+            fit=config.data.fit,
         ),
         "label_names": list(data.label_names),
         "temperature": None,
@@ -113,16 +114,19 @@ def preprocessing(
     bits: int | None = None,
     channels: int = 3,
     average_views: str = "none",
+    fit: str = "squash",
 ) -> list[dict[str, Any]]:
     """Every step from a file to the network's input; `decoder` is the version of the first.
 
-    `bits` is what the 16-bit images of the data set use, None where it has none.
+    `bits` is what the 16-bit images of the data set use, None where it has none. `fit` is
+    `data.fit`; bundles made before there was a choice do not have it.
     """
     mean, std = (MEAN, STD) if channels == 3 else ((GREY_MEAN,), (GREY_STD,))
     averaged = {"step": "average the outputs", "over": average_views}
+    resize = {"step": "resize", "to": [image_size, image_size], "filter": "bilinear, antialiased"}
     return [
         {"step": "decode", "to": "grey, 8 bits", "version": decoder, "bits_in_use": bits},
-        {"step": "resize", "to": [image_size, image_size], "filter": "bilinear, antialiased"},
+        resize if fit == "squash" else resize | {"fit": fit},
         {"step": "scale", "divide_by": 255},
         {"step": "normalise", "channels": channels, "mean": list(mean), "std": list(std)},
         *([averaged] if average_views != "none" else []),

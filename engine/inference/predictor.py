@@ -53,8 +53,12 @@ class Predictor:
         steps = content["preprocessing"]
         self.channels = int(shape["input_channels"])
         self.average_views: str = steps[4]["over"] if len(steps) == 5 else "none"
+        self.fit = str(steps[1].get("fit", "squash"))
         known = bundle.preprocessing(
-            self.image_size, channels=self.channels, average_views=self.average_views
+            self.image_size,
+            channels=self.channels,
+            average_views=self.average_views,
+            fit=self.fit,
         )
         if steps[1:] != known[1:] or self.average_views not in VIEWS:
             raise UserError(
@@ -160,7 +164,7 @@ class Predictor:
             image = decode.decode(data, name, at_least=self.image_size, bits=self._bits)
         except decode.UnreadableImage as error:
             return str(error)
-        return decode.resize(image.pixels, self.image_size)
+        return decode.resize(image.pixels, self.image_size, self.fit)
 
 
 def image_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:

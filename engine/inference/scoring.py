@@ -65,6 +65,7 @@ def score_dataset(
         config.data.cache_max_gb,
         config.data.decode_memory_gb,
         progress=progress,
+        fit=model.fit,
     )
     readable = [row for row, scan in enumerate(opened.scans) if scan.error is None]
     records = [source.records[row] for row in readable]

@@ -41,6 +41,7 @@ def open_cache(
     memory_gb: float = 0.25,
     workers: int | None = None,
     progress: Progress | None = None,
+    fit: str = "squash",
 ) -> Opened:
     """Every record's image and scan; decodes what is not there yet, or damaged.
 
@@ -49,7 +50,7 @@ def open_cache(
     give up. Raises UserError where the disk or `max_gb` has no room.
     """
     try:
-        return _open(source, image_size, folder, max_gb, memory_gb, workers, progress)
+        return _open(source, image_size, folder, max_gb, memory_gb, workers, progress, fit)
     except OSError as error:
         raise UserError(
             f"{folder}: the decode cache cannot be used ({error.strerror or error}); make room "
@@ -65,6 +66,7 @@ def _open(
     memory_gb: float,
     workers: int | None,
     progress: Progress | None,
+    fit: str,
 ) -> Opened:
     names = [record.name for record in source.records]
 
@@ -75,7 +77,8 @@ def _open(
     folder.mkdir(parents=True, exist_ok=True)
     with source.reader() as reader:
         states = [reader.state(name) for name in names]
-        key = _key(names, states, size)
+        prefix = _prefix(size, fit)
+        key = _key(names, states, prefix)
         with preparing(folder / f"{key}.lock", lambda: done(0)):
             entry = folder / key
             complete = entry.is_dir()
@@ -88,8 +91,9 @@ def _open(
                 time.sleep(TICK)  # whatever is read from now on is as old as its times say
                 make_room(where, len(names) * size**2, max_gb)
                 where.mkdir(exist_ok=True)
-                copies = Copies(folder, f"{_prefix(size)}*", size)
-                decoder = Decoder(reader, size, copies, int(memory_gb * 1e9), patient_key(folder))
+                copies = Copies(folder, f"{prefix}*", size)
+                memory, secret = int(memory_gb * 1e9), patient_key(folder)
+                decoder = Decoder(reader, size, copies, memory, secret, fit)
                 decoder.bits = bits_in_use(reader, names, decoder.depth, lambda: done(len(valid)))
                 # Prepared when other images were readable, and scaled as those asked for.
                 outdated = {row for row in valid if scans[row].bits not in (None, decoder.bits)}
@@ -120,10 +124,10 @@ def _open(
     return Opened(images, in_order, warnings)
 
 
-def _key(names: list[str], states: list[tuple[int, ...]], size: int) -> str:
+def _key(names: list[str], states: list[tuple[int, ...]], prefix: str) -> str:
     text = json.dumps([names, states])
-    return f"{_prefix(size)}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+    return f"{prefix}{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 
 
-def _prefix(size: int) -> str:
-    return f"{size}px-v{PREPROCESSING}-"
+def _prefix(size: int, fit: str) -> str:
+    return f"{size}px-{'' if fit == 'squash' else f'{fit}-'}v{PREPROCESSING}-"

@@ -29,9 +29,15 @@ class Decoder:
     """Image files of one source -> pixels and what was found; its methods are for many threads."""
 
     def __init__(
-        self, reader: Reader, size: int, copies: Copies, memory: int, patient_key: bytes
+        self,
+        reader: Reader,
+        size: int,
+        copies: Copies,
+        memory: int,
+        patient_key: bytes,
+        fit: str = "squash",
     ) -> None:
-        self._patient_key = patient_key
+        self._patient_key, self._fit = patient_key, fit
         self._reader, self._size, self._copies = reader, size, copies
         # Two budgets, always taken in this order: nobody who decodes waits for anything.
         self._files = MemoryBudget(int(memory * FILES_SHARE))
@@ -77,7 +83,7 @@ class Decoder:
             bits=self.bits,
             patient_key=self._patient_key,
         )
-        return _scan(image, content), decode.resize(image.pixels, self._size)
+        return _scan(image, content), decode.resize(image.pixels, self._size, self._fit)
 
     def _reserve_pixels(self, reserved: contextlib.ExitStack) -> Callable[[int], None]:
         return lambda needed: self._reserve(reserved, self._pixels, needed, "decoding it takes")

@@ -223,7 +223,7 @@ def test_only_regular_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_pipe_as_a_data_set_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "set.zip")
-    with pytest.raises(DatasetError, match="neither a folder nor a ZIP"):
+    with pytest.raises(DatasetError, match="this is not a folder, a ZIP"):
         open_source(tmp_path / "set.zip", Data())
 
 
