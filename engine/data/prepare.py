@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from config import Config, UserError
+from engine.data.adopt import with_headers
 from engine.data.audit import build_report
 from engine.data.cache import CachedImages, Progress, Scan, open_cache
 from engine.data.names import shown
@@ -77,6 +78,7 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     rows = np.array([i for i, scan in enumerate(scans) if scan.error is None], dtype=np.int64)
     source = dataclasses.replace(source, records=[source.records[i] for i in rows.tolist()])
     scans = [scans[i] for i in rows.tolist()]
+    source = with_headers(source, scans, data)
     if unreadable:
         message = f"{len(unreadable)} images cannot be read and are left out"
         source.warnings.append(("unreadable_images", message))
@@ -93,6 +95,10 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     )
     report = build_report(source, scans, split, unreadable)
     warnings = [*source.warnings, *opened.warnings, *_warnings_of(report)]
+    if report["split"]["shared_patients"] and "patient_leakage" not in dict(warnings):
+        number = report["split"]["shared_patients"]
+        message = f"the given split has {number} patients in more than one part"
+        warnings.append(("patient_leakage", message))
     report["warnings"] = [message for _, message in warnings]
     report["fingerprint"] = _fingerprint(source, scans, split)
     return Prepared(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from config import Config, UserError
+from engine.data.adopt import with_headers
 from engine.data.cache import Progress, open_cache
 from engine.data.source import open_source
 from engine.inference.predictor import Predictor
@@ -68,7 +69,8 @@ def score_dataset(
         fit=model.fit,
     )
     readable = [row for row, scan in enumerate(opened.scans) if scan.error is None]
-    records = [source.records[row] for row in readable]
+    kept = dataclasses.replace(source, records=[source.records[row] for row in readable])
+    kept = with_headers(kept, [opened.scans[row] for row in readable], config.data)
     scores = [
         model.scores(np.asarray(opened.images[np.array(readable[at : at + BATCH])]))
         for at in range(0, len(readable), BATCH)
@@ -80,11 +82,11 @@ def score_dataset(
     }
     return ScoredDataset(
         path=path,
-        names=[record.name for record in records],
-        labels=np.array([record.label for record in records], dtype=np.int64),
+        names=[record.name for record in kept.records],
+        labels=np.array([record.label for record in kept.records], dtype=np.int64),
         scores=np.concatenate(scores) if scores else np.empty(0),
-        patients=[record.patient for record in records],
-        columns=dataclasses.replace(source, records=records).cells(),
+        patients=[record.patient for record in kept.records],
+        columns=kept.cells(),
         unreadable=unreadable,
-        warnings=[message for _, message in [*source.warnings, *opened.warnings]],
+        warnings=[message for _, message in [*kept.warnings, *opened.warnings]],
     )

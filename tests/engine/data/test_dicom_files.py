@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from config import ConfigManager
 from engine.data.decode import UnreadableImage, decode
 from engine.data.headers import PATIENT, patient_key
+from engine.data.prepare import prepare
 from tests.engine.data.test_dicom import VALUES, dicom
 
 pydicom = pytest.importorskip("pydicom")
@@ -196,3 +199,32 @@ def test_an_id_that_is_the_images_name_is_no_patient() -> None:
 )
 def test_ages_are_years(tags: dict[str, str], age: str | None) -> None:
     assert decode(dicom(VALUES, **tags), "a.dcm", patient_key=b"k" * 32).facts.get("age") == age
+
+
+def test_a_folder_of_dicom_is_split_by_its_patients_and_tells_no_identity(tmp_path: Path) -> None:
+    """Patients and columns from the headers; no identity in the report, a warning or the cache."""
+    rng = np.random.default_rng(0)
+    for person in range(16):
+        folder = tmp_path / "data" / ("NORMAL", "PNEUMONIA")[person % 2] / f"study{person}"
+        folder.mkdir(parents=True)
+        for view in ("PA", "AP"):
+            tags = {"PatientID": f"MRN{person:06d}", "PatientName": f"Secret^{person}",
+                    "PatientBirthDate": "19500102", "StudyDate": "20230601",
+                    "ViewPosition": view, "AccessionNumber": f"ACC{person}"}  # fmt: skip
+            values = rng.integers(0, 4096, (40, 40)).astype(np.uint16)
+            (folder / f"{view}.dcm").write_bytes(dicom(values, **tags))
+    config = ConfigManager.load(
+        overrides={"output.cache_dir": str(tmp_path / "cache"), "data.image_size": 32}
+    )
+    found = prepare(tmp_path / "data", config)
+    assert found.report["split"]["patient_ids"] == "shared"
+    assert found.report["split"]["shared_patients"] == 0
+    assert len(set(found.patients)) == 16
+    assert set(found.columns["view"]) == {"PA", "AP"}
+    assert found.columns["age"][0] == "73"
+    codes = dict(found.warnings)
+    assert "no_patient_ids" not in codes
+    written = [json.dumps(found.report), str(found.warnings), str(found.patients)]
+    written += [path.read_text() for path in (tmp_path / "cache").rglob("*.jsonl")]
+    for secret in ("MRN0", "Secret", "19500102", "20230601", "ACC"):
+        assert not any(secret in text for text in written), secret
