@@ -129,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
         help="sockets at most (default: %(default)s)",
     )
     command.add_argument(
+        "--predict-device",
+        default="cpu",
+        metavar="DEVICE",
+        help="where models that predict run: cpu, cuda or cuda:N (default: %(default)s)",
+    )
+    command.add_argument(
         "--demo", action="store_true", help="make a data set and two runs to look at"
     )
     command.add_argument(
@@ -153,6 +159,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         trusted_proxies=read_proxies(options.trusted_proxy),
         cancel_grace=options.cancel_grace,
         max_sockets=options.max_sockets,
+        predict_device=options.predict_device,
     )
 
 

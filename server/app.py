@@ -24,8 +24,9 @@ from server import errors
 from server.background import keep_running
 from server.gate import Gate
 from server.hub import Hub
+from server.inference import Inference
 from server.limits import QuietLoop
-from server.routes import datasets, live, runs, service
+from server.routes import datasets, live, predictions, runs, service
 from server.security import Guard
 from server.settings import Settings, check_exposure
 from server.supervisor import Supervisor
@@ -50,6 +51,7 @@ ROUTES = [
     Route("/runs/{run_id:run_id}", runs.delete_run, methods=["DELETE"]),
     Route("/runs/{run_id:run_id}/cancel", runs.cancel_run, methods=["POST"]),
     Route("/runs/{run_id:run_id}/resume", runs.resume_run, methods=["POST"]),
+    Route("/runs/{run_id:run_id}/predict", predictions.predict, methods=["POST"]),
     Route("/runs/{run_id:run_id}/metrics", runs.run_metrics),
     Route("/runs/{run_id:run_id}/metrics.csv", runs.metrics_csv),
     Route("/runs/{run_id:run_id}/events", runs.run_events),
@@ -89,6 +91,8 @@ def create_app(settings: Settings) -> Starlette:
             await asyncio.to_thread(spool.replay, settings.database, Path(output.results_dir))
             datasets.clear_unfinished(settings.upload_dir)
             hub, supervisor = Hub(log), Supervisor(writer, settings)
+            inference = Inference(settings.predict_device)
+            stack.push_async_callback(inference.close)
             await hub.start()
             await supervisor.look()
             works = (hub, supervisor)
@@ -101,6 +105,7 @@ def create_app(settings: Settings) -> Starlette:
                     "hub": hub,
                     "supervisor": supervisor,
                     "gate": gate,
+                    "inference": inference,
                     "faults": [work.faults for work in works],
                 }
             finally:  # the workers continue: the next server adopts them

@@ -30,6 +30,7 @@ def components(config: Config) -> dict[str, Schema]:
         "RunDetail": _run_detail(),
         "Progress": _progress(),
         "Metrics": _metrics_row(),
+        "Prediction": _prediction(),
         "Event": object_of(event=TEXT, event_id=WHOLE, run_id=WHOLE, at=TEXT),
         "Dataset": _dataset(),
         "ConfigOverrides": config_overrides(config),
@@ -150,6 +151,21 @@ def _metrics_row() -> Schema:
     return object_of(
         **{name: WHOLE if name == "epoch" else or_null(NUMBER) for name in METRIC_COLUMNS}
     )
+
+
+def _prediction() -> Schema:
+    texts: Schema = {"type": "array", "items": TEXT}
+    found = object_of(
+        score={"type": "number", "minimum": 0, "maximum": 1},
+        label=TEXT,
+        threshold=NUMBER,
+        operating_point=TEXT,
+        operating_points={"type": "object", "additionalProperties": NUMBER},
+        label_names=texts,
+        warnings=texts,
+    )
+    found["properties"] |= {"image": TEXT, "heatmap": TEXT}  # data: URLs, where asked for
+    return found
 
 
 def _dataset() -> Schema:

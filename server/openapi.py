@@ -19,7 +19,7 @@ from server.components import (
     or_null,
     ref,
 )
-from server.operations import error, json_of, operation, query, text_of
+from server.operations import error, json_of, operation, predict_operation, query, text_of
 from server.parsing import (
     DESCRIPTION_LENGTH,
     MAX_ID,
@@ -65,6 +65,7 @@ def describe(config: Config) -> Schema:
             },
             "/runs/{run_id}/cancel": {"post": _change("Stop a run, gracefully, then by force")},
             "/runs/{run_id}/resume": {"post": _change("Continue from the last checkpoint")},
+            "/runs/{run_id}/predict": {"post": predict_operation()},
             "/runs/{run_id}/metrics": {"get": _metrics()},
             "/runs/{run_id}/metrics.csv": {
                 "get": operation(

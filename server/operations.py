@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.components import TEXT, Schema, ref
+from server.parsing import NAME_LENGTH
 
 RUN_ID: Schema = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
 
@@ -43,4 +44,32 @@ def error(description: str) -> Schema:
     return {
         "description": description,
         "content": {"application/json": {"schema": ref("Error")}},
+    }
+
+
+def predict_operation() -> Schema:
+    """POST /runs/{run_id}/predict."""
+    answers = {
+        200: json_of(ref("Prediction")),
+        408: error("the image did not arrive in time"),
+        409: error("the run has no model yet, or it cannot be used"),
+        413: error("the image is too large"),
+        422: error("no image that can be read, or no such operating point"),
+    }
+    body = {"schema": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "properties": {"image": {"type": "string", "format": "binary"}}}
+    return operation(
+        "The score of one image by the run's model; 503 where the process that holds models died",
+        answers,
+        [
+            query("operating_point", {"type": "string", "maxLength": NAME_LENGTH}, "the model's"),
+            query("heatmap", {"enum": ["true", "false"]}, "add the image and its heat map"),
+            query("name", {"type": "string", "maxLength": NAME_LENGTH}, "the file's name"),
+        ],
+        of_run=True,
+    ) | {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": body, "multipart/form-data": {"schema": form}},
+        }
     }

@@ -32,6 +32,8 @@ class Settings:
     cancel_grace: float = 30.0  # seconds a cancelled worker has to save and end
     max_sockets: int = 2000
     max_body: int = 1 << 20  # bytes of a JSON body
+    max_image: int = 64 << 20  # bytes of an image to predict
+    predict_device: str = "cpu"  # where models that predict run; GPUs belong to the runs
     body_timeout: float = 20.0  # seconds for a JSON body, and for each part of an upload
 
     @property

@@ -13,6 +13,7 @@ from config import Config, UserError
 from engine.data.cache.entry import PREPROCESSING
 from engine.data.inputs import GREY_MEAN, GREY_STD, MEAN, STD
 from engine.data.prepare import Prepared
+from engine.inference import drift
 from engine.metrics import summary
 from engine.metrics.operating import DEFAULT_RULES, RuleNotMet, choose_threshold, parse_rule
 from engine.model.resnet import stem_of
@@ -154,18 +155,17 @@ def _point(rule: str, figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pixel_statistics(data: Prepared) -> dict[str, float | int]:
+def _pixel_statistics(data: Prepared) -> dict[str, Any]:
     """Mean and standard deviation of the decoded training images, in 0..1, over a sample."""
     places = np.linspace(0, len(data.split.train) - 1, min(SAMPLED, len(data.split.train)))
     rows = data.rows[data.split.train[places.astype(np.int64)]]
-    means = [
-        (float(image.mean()), float(np.square(image, dtype=np.float32).mean()))
-        for image in (data.images[row] for row in rows.tolist())
-    ]
-    mean, square = np.mean(means, axis=0) / (255, 255**2)
+    figures = [drift.figures_of(data.images[row]) for row in rows.tolist()]
+    mean = float(np.mean([one["mean"] for one in figures]))
+    square = float(np.mean([one["mean"] ** 2 + one["std"] ** 2 for one in figures]))
     return {
-        "pixel_mean": float(mean),
+        "pixel_mean": mean,
         "pixel_std": float(np.sqrt(max(0.0, square - mean**2))),
+        "image_figures": drift.statistics(figures),
         "pixel_images": len(rows),
     }
 

@@ -46,6 +46,13 @@ class HeatMaps:
         return name
 
 
+def overlay_layer(heat: np.ndarray) -> Image.Image:
+    """heat [S, S] in 0..1 -> the colour alone, RGBA, to lie over the image."""
+    alpha = np.rint(heat * 255 * STRENGTH)
+    red, green = np.clip(heat * 2, 0, 1) * 255, np.clip(heat * 2 - 1, 0, 1) * 255
+    return Image.fromarray(np.stack([red, green, heat * 0, alpha], axis=2).astype(np.uint8))
+
+
 def overlay(image: np.ndarray, heat: np.ndarray) -> Image.Image:
     """uint8 [S, S] and heat [S, S] in 0..1 -> an RGB picture; black to red to yellow is hot."""
     grey = np.repeat(image[..., None].astype(np.float32), 3, axis=2)

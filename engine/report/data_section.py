@@ -48,6 +48,12 @@ def _source(facts: Facts) -> list[tuple[str, Any]]:
         ("missing images", found.get("missing_images", "not recorded")),
         ("unreadable images", found.get("unreadable_images", "not recorded")),
     ]
+    if found.get("labels_decided_by"):
+        decided = ", ".join(f"{how} {count:,}" for how, count in found["labels_decided_by"].items())
+        rows.append(("rows whose label was decided by", decided))
+    if found.get("votes", {}).get("images"):
+        votes = found["votes"]
+        rows.append(("images with several readers", f"{votes['images']}, {votes['agreed']} agreed"))
     if duplicates:
         surplus, groups = duplicates["surplus_images"], duplicates["groups"]
         text = f"{surplus} copies in {groups} groups of identical pixels, each group in one part"

@@ -9,13 +9,27 @@ WIDTH, BOX, GAP = 640, 44, 26
 SIDE_WIDTH = 250  # of a box of images left out
 
 
+WORDS = {  # reason in the report on the data -> what the diagram says
+    "missing": "named in the table and missing",
+    "unreadable": "cannot be read",
+    "unlisted": "without a row in the table",
+    "outside": "outside the class folders",
+    "dropped": "of a class that data.label_map drops",
+    "uncertain": "with an uncertain label",
+    "unmentioned": "without a mention of the disease",
+    "filtered": "filtered by data.where",
+}
+
+
 def steps(validation: dict[str, Any]) -> list[tuple[str, int]]:
-    """(why, images) of what was left out, in order; only what there is."""
-    reasons = {
-        "named in the table and missing": validation.get("missing_images", 0),
-        "cannot be read": validation.get("unreadable_images", 0),
-    }
-    return [(why, count) for why, count in reasons.items() if count]
+    """(why, images) of what was left out; only what there is. Missing ones come first."""
+    flow = validation.get("flow") or {"unreadable": validation.get("unreadable_images", 0)}
+    reasons = {"missing": validation.get("missing_images", 0), **flow}
+    return [
+        (WORDS.get(why, why.replace("_", " ")), count)
+        for why, count in reasons.items()
+        if why not in ("found", "used") and count
+    ]
 
 
 def flow_diagram(validation: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import { Stream } from "./api.js";
 import { compareView } from "./compare.js";
 import { h, put } from "./dom.js";
+import { predictView } from "./predict.js";
 import { runView } from "./run.js";
 import { runsView } from "./runs.js";
 import { startView } from "./start.js";
@@ -16,6 +17,7 @@ let turn = 0;
 
 const ROUTES = [
   [/^#\/runs\/(\d+)$/, (match, at) => runView(at, Number(match[1]))],
+  [/^#\/runs\/(\d+)\/predict$/, (match, at) => predictView(at, Number(match[1]))],
   [/^#\/compare\/([\d,]+)$/, (match, at) => compareView(at, match[1].split(",").filter(Boolean).map(Number))],
   [/^#\/new$/, (_, at) => startView(at)],
   [/^/, (_, at) => runsView(at)],

@@ -4,6 +4,7 @@ import { artifact, get } from "./api.js";
 import { actions, deleteButton } from "./actions.js";
 import { confusionMatrix, curveChart, lineChart } from "./charts.js";
 import { bytes, duration, h, LIVE, percent, plain, put, status, when } from "./dom.js";
+import { predictLink } from "./predict.js";
 import { confusion, curves, parseScores } from "./scores.js";
 
 const SHARES = [["val_recall", "recall"], ["val_specificity", "specificity"], ["val_precision", "precision"], ["val_f1", "F1"], ["val_auroc", "AUROC"]];
@@ -32,7 +33,7 @@ export async function runView(main, id) {
     const live = LIVE.includes(run.status);
     put(head,
       h("h1", {}, run.run_name, h("span", { class: "soft" }, ` run ${run.run_id}`)),
-      h("div", { class: "bar" }, status(run.status), actions(run, load), live ? null : deleteButton(run),
+      h("div", { class: "bar" }, status(run.status), actions(run, load), live ? null : deleteButton(run), predictLink(run),
         h("span", { class: "soft small" }, facts(run))),
       run.run_description ? h("p", {}, run.run_description) : null,
       run.status === "queued" ? h("p", {}, "Waits for a free device.") : null,
