@@ -23,7 +23,16 @@ class Data:
         choices=("squash", "pad"),
     )
     positive_label: str = key("PNEUMONIA", "str", "the class that recall refers to", longest=100)
-    table: str = key(AUTO, "str", "file name of the table; auto finds it", longest=1000)
+    layout: str = key(
+        AUTO, "str", "auto fills these keys where it knows the data set", choices=(AUTO, "none")
+    )
+    table: str = key(
+        AUTO, "str", "the table, or several: train=a.csv,val=b.csv; auto finds it", longest=1000
+    )
+    header: str = key(
+        AUTO, "str", "columns of a table without a first line of names: a,b,c", longest=1000
+    )
+    join: str = key("none", "str", "tables whose columns are added: a.csv,b.csv", longest=1000)
     filename_column: str = key(
         AUTO, "str", "column of the file names; auto finds the usual names", longest=100
     )
@@ -32,6 +41,18 @@ class Data:
     )
     patient_column: str = key(
         AUTO, "str", "column of the patient ids, or none; auto finds the usual names", longest=100
+    )
+    split_column: str = key(
+        AUTO,
+        "str",
+        "column of train, val or test, or none; auto finds the usual names",
+        longest=100,
+    )
+    split_lists: str = key(
+        "none", "str", "lists of images: train=a.txt,test=b.txt; or none", longest=1000
+    )
+    patients: str = key(
+        "none", "str", "CSV or JSON of images and their patients; or none", longest=1000
     )
     patient_pattern: str = key(AUTO, "str", "regular expression of ids in paths", longest=1000)
     label_map: dict[str, int | str] = field(

@@ -72,7 +72,10 @@ class Config:
         model = self.model
         if model.weights not in ("imagenet", "none"):
             model = dataclasses.replace(model, weights=str(Path(model.weights).absolute()))
-        return dataclasses.replace(self, model=model, output=output)
+        data = self.data
+        if data.patients != "none" and Path(data.patients).exists():  # else: in the data set
+            data = dataclasses.replace(data, patients=str(Path(data.patients).absolute()))
+        return dataclasses.replace(self, model=model, data=data, output=output)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Mapping[str, Any]]) -> Config:

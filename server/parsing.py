@@ -160,7 +160,8 @@ def read_config(overrides: Any, settings: Settings) -> Config:
             value = check(key, value, "config_overrides")
         except ConfigError as error:
             raise ApiError(422, str(error), field=field) from error
-        if key == "model.weights" and value not in ("imagenet", "none"):
+        on_disk = key == "data.patients" and value != "none" and _exists(Path(value))
+        if on_disk or (key == "model.weights" and value not in ("imagenet", "none")):
             _require_readable(value, settings, field)
         section, name = key.split(".")
         values[section][name] = value

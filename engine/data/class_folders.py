@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from config.schema import AUTO, Data
+from engine.data.columns import split_of
 from engine.data.labels import DROP, LabelRules, UnknownLabel, label_of
 from engine.data.listed import patient_finder
 from engine.data.names import is_image, shown
 from engine.data.notices import Warnings, left_out, no_patients, without_match
-from engine.data.table import Record, split_of
+from engine.data.table import Record
 
 MASKS = ("mask", "masks")  # folders of what is no image
-# The file names of the Kaggle set hold the patient: person12_virus_3.jpeg, IM-0115-0001.jpeg
-KAGGLE_PATIENT = re.compile(r"(person\d+)_(?:bacteria|virus)_\d+|.*?(IM-\d+)-\d+.*")
+# The file names of Kermany's set hold the patient: Kaggle's person12_virus_3.jpeg and
+# IM-0115-0001.jpeg, and the original BACTERIA-1008087-0001.jpeg.
+KERMANY_PATIENT = re.compile(
+    r"(person\d+)_(?:bacteria|virus)_\d+|.*?(IM-\d+)-\d+.*"
+    r"|(?:BACTERIA|VIRUS|NORMAL)-(\d+)-\d+"
+)
 
 
 @dataclass
@@ -102,8 +107,8 @@ def _patient_of_file(data: Data) -> Callable[[str, str], str | None]:
         find = patient_finder(data)
         return lambda name, file: find(name)
 
-    def kaggle(name: str, file: str) -> str | None:
-        match = KAGGLE_PATIENT.fullmatch(file.rsplit(".", 1)[0])
-        return (match.group(1) or match.group(2)) if match else None
+    def kermany(name: str, file: str) -> str | None:
+        match = KERMANY_PATIENT.fullmatch(file.rsplit(".", 1)[0])
+        return next(filter(None, match.groups()), None) if match else None
 
-    return kaggle if data.patient_column != "none" else lambda name, file: None
+    return kermany if data.patient_column != "none" else lambda name, file: None

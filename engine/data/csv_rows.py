@@ -15,13 +15,16 @@ MAX_ROW = 1 << 20  # characters: a row of more is no row of a table
 def read_rows(content: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
     """Line number (1-based) and cells of each row that is not empty.
 
-    The separator is the one that the first line has most of. Raises DatasetError for what is not
+    The separator is the one that the first line has most of, or blanks in a line without any.
+    Raises DatasetError for what is not
     UTF-8 or not CSV.
     """
     first = content[:MAX_ROW].partition(b"\n")[0]
     delimiter = max(DELIMITERS, key=lambda sign: first.count(sign.encode()))
     lines = _Lines(content, name)
-    reader = csv.reader(lines, delimiter=delimiter)
+    if delimiter.encode() not in first and b" " in first.strip():
+        delimiter = " "
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=delimiter == " ")
     try:
         for row in reader:
             lines.pending = 0

@@ -16,6 +16,7 @@ from engine.data.names import shown
 from engine.data.problems import DatasetError, Problems
 from engine.data.table import Record, Row, Table
 
+NO_DECISION = ("filtered", "unlisted")  # reasons of rows that say nothing of a label
 REASONS = {"map": "dropped"}  # how the flow names what leaves an image out; others as they are
 
 
@@ -42,7 +43,7 @@ def match_rows(table: Table, finder: Finder, data: Data, problems: Problems) -> 
         if len(names) == 1 and not outside:
             rows_of.setdefault(names[0], []).append(row)
             continue
-        where = f"{table.name} line {row.line}: {shown(row.name)}"
+        where = f"{row.table} line {row.line}: {shown(row.name)}"
         if outside:
             problems.add("path", f"{where} leads out of the data set")
         elif row.label is None:
@@ -56,12 +57,13 @@ def match_rows(table: Table, finder: Finder, data: Data, problems: Problems) -> 
                 problems.add("missing", f"{where} is not among the files")
     named = set(rows_of)
     listed = Listed([], list(missing), named, Counter())
-    listed.decided.update(row.reason for row in table.rows if row.reason != "filtered")
+    listed.decided.update(row.reason for row in table.rows if row.reason not in NO_DECISION)
     patient = patient_finder(data)
     for name, rows in rows_of.items():
         used = [row for row in rows if row.label is not None]
         if not used:
-            kept = [row.reason for row in rows if row.reason != "filtered"]
+            kept = [row.reason for row in rows if row.reason not in NO_DECISION]
+            kept = kept or [row.reason for row in rows if row.reason != "filtered"]
             reason = kept[0] if kept else "filtered"
             listed.flow[REASONS.get(reason, reason)] += 1
             continue
@@ -74,8 +76,9 @@ def match_rows(table: Table, finder: Finder, data: Data, problems: Problems) -> 
         first = used[0]
         for row in used[1:]:
             if conflict := _conflict(first, row):
-                where = f"{table.name} line {row.line}: {shown(row.name)}"
-                text = f"{where} and line {first.line} are one image {conflict}"
+                where = f"{row.table} line {row.line}: {shown(row.name)}"
+                other = "line" if row.table == first.table else f"{first.table} line"
+                text = f"{where} and {other} {first.line} are one image {conflict}"
                 problems.add("conflict", text)
         person = patient(name) if data.patient_pattern != AUTO else first.patient
         values = first.values if len(used) == 1 else tuple(map(_joined, *(r.values for r in used)))

@@ -69,5 +69,6 @@ def number_images(table: str, column: str) -> tuple[str, str]:
         f"the patient ids of {table} (column {column}) are the names of the images: they number "
         "images, not people. They are not used: the split keeps identical images together, but "
         "images of one patient may be in several parts, and the figures may be too good. Add a "
-        "column that identifies people (data.patient_column)",
+        "column that identifies people (data.patient_column), or give a table of images and "
+        "patients (data.patients=FILE); RSNA publishes one that maps its images to NIH's",
     )

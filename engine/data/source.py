@@ -10,6 +10,7 @@ from config.schema import AUTO, Data
 from engine.data.archive import Reader, list_files
 from engine.data.class_folders import Folders, find_in_folders
 from engine.data.finder import Finder
+from engine.data.layouts import recognise
 from engine.data.listed import match_rows, without_image_numbers
 from engine.data.names import is_image
 from engine.data.notices import (
@@ -19,9 +20,18 @@ from engine.data.notices import (
     number_images,
     without_match,
 )
+from engine.data.parts import Part
+from engine.data.patients import read_mapping_file, with_patients
 from engine.data.problems import DatasetError, Problems, UnreadableFile
+from engine.data.split_lists import split_by_lists
 from engine.data.table import Record, Table
-from engine.data.table_file import choose_table, find_known_table, no_table, read_table_file
+from engine.data.table_file import (
+    choose_tables,
+    find_known_table,
+    no_table,
+    read_stored,
+    read_table_files,
+)
 
 __all__ = [
     "DatasetError",
@@ -34,6 +44,8 @@ __all__ = [
 ]
 
 FEWEST_PATIENTS = 2  # of each class: one to train on, one to validate with
+# What is said of a data set's own patient ids; data.patients takes their place.
+ABOUT_PATIENTS = ("no_patient_ids", "patient_ids_number_images", "patient_ids_missing")
 SMALL_SPLIT = 50  # images: below it figures say little
 
 
@@ -55,6 +67,7 @@ class Source:
     decided: Counter[str] = field(default_factory=Counter)
     votes: tuple[int, int] = (0, 0)  # images with several labels; those whose labels agree
     columns: tuple[str, ...] = ()  # the data set's other columns; Record.values has their cells
+    labels_found: list[str] = field(default_factory=list)  # values with counts and meaning
 
     def cells(self) -> dict[str, list[str]]:
         """The other columns: name -> the cell of each record."""
@@ -82,17 +95,40 @@ def open_source(path: str | Path, data: Data, problems: Problems | None = None) 
     path = Path(path)
     found = Problems() if problems is None else problems
     files = list_files(path, data.max_unpacked_gb * 1e9)
-    name = choose_table(path, files, data)
-    folders = find_in_folders(files, data) if name is None else None
-    if name is None and (folders is None or not folders.sure):
+    data, recognised = recognise(path, files, data)
+    tables = choose_tables(path, files, data)
+    folders = None if tables else find_in_folders(files, data)
+    chosen: list[tuple[str, str]] = []
+    if not tables and (folders is None or not folders.sure):
         name = find_known_table(path, files, data)
-    if name is not None:
-        table = read_table_file(path, files, name, data, found)
-        source = _from_table(path, files, table, data, found)
+        if name is not None:
+            tables = [Part(name, None)]
+            chosen = [("table_chosen", f"the table is {name} (data.table={name})")]
+    finder = Finder([name for name in files if name not in {table.name for table in tables}])
+    if tables:
+        table = read_table_files(path, files, tables, data, found)
+        source = _from_table(path, files, table, finder, data, found)
     elif folders is not None:
         source = _from_folders(path, files, folders, found)
     else:
         raise no_table(path, files, data)
+    source.warnings[:0] = [*recognised, *chosen]
+    if data.patients != "none":
+        mapping, warnings = read_mapping_file(path, files, data.patients)
+        source.records, without = with_patients(source.records, mapping, data.patients)
+        others = [one for one in source.warnings if one[0] not in ABOUT_PATIENTS]
+        source.warnings = [*others, *warnings, *without]
+    if data.split_lists != "none":
+        source.records, warnings = split_by_lists(
+            source.records,
+            path,
+            files,
+            lambda name: read_stored(path, files, name),
+            finder,
+            data,
+            found,
+        )
+        source.warnings += warnings
     if problems is None and found.count:
         raise problem_error(path, found, bool(source.missing))
     if not found.count:
@@ -112,9 +148,13 @@ def problem_error(path: str | Path, problems: Problems, skippable: bool) -> Data
 
 
 def _from_table(
-    path: Path, files: dict[str, str], table: Table, data: Data, problems: Problems
+    path: Path,
+    files: dict[str, str],
+    table: Table,
+    finder: Finder,
+    data: Data,
+    problems: Problems,
 ) -> Source:
-    finder = Finder([name for name in files if name != table.name])
     listed = match_rows(table, finder, data, problems)
     records, flow = listed.records, listed.flow
     warnings = list(table.warnings)
@@ -123,7 +163,7 @@ def _from_table(
         warnings.append(("missing_images", message))
     unlisted = sorted(filter(is_image, set(finder.names) - listed.names))
     if unlisted:
-        flow["unlisted"] = len(unlisted)
+        flow["unlisted"] += len(unlisted)
         message = f"{len(unlisted)} images have no row in {table.name} and are not used"
         warnings.append(("unlisted_images", f"{message} ({unlisted[0]}, ...)"))
     warnings += left_out(flow)
@@ -150,6 +190,7 @@ def _from_table(
         listed.decided,
         votes,
         table.columns,
+        table.found,
     )
 
 
@@ -169,7 +210,8 @@ def _check_classes(source: Source) -> None:
         if not of_class:
             raise DatasetError(
                 f"{source.path}: no image has the label {name}; both classes are needed "
-                "(data.positive_label names the positive one)"
+                f"(data.positive_label names the positive one){':' if source.labels_found else ''}",
+                source.labels_found or None,
             )
         if len({record.patient or record.name for record in of_class}) < FEWEST_PATIENTS:
             raise DatasetError(

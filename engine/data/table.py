@@ -1,41 +1,23 @@
-"""The table of a data set: columns by their usual names, and rows that say what they mean."""
+"""The tables of a data set: rows that say which image has which label."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import NamedTuple
 
-from config.schema import Data
+from config.schema import AUTO, Data
+from engine.data.columns import Columns, find_columns, split_of, unique_names
 from engine.data.csv_rows import read_rows
+from engine.data.join import join
 from engine.data.names import is_safe, shown
 from engine.data.problems import DatasetError, Problems
 from engine.data.read_labels import read_labels
-from engine.data.where import FilterError, parse_where
+from engine.data.where import RowFilter
 
-AUTO = "auto"
-MAX_ROWS = 1_000_000
-MOST_VALUES = 1000  # of a filter's column that are counted
-COLUMNS_SHOWN = 50  # in messages
-LONGEST_COLUMN = 200  # characters of a column's name
-# Column names as the common data sets have them; compared without case, spaces and signs.
-FILENAMES = ("filename", "file", "image", "imagefile", "imagename", "imagepath", "filepath",
-             "path", "imageid", "imageindex", "dicomid", "sopinstanceuid", "patientid")  # fmt: skip
-LABELS = ("label", "class", "target", "diagnosis", "finding", "category", "labels",
-          "findinglabels", "pneumonia")  # fmt: skip
-PATIENTS = ("patientid", "patient", "subjectid", "subject", "patientnumber")
-SPLITS = ("split", "subset", "set", "partition", "fold")
-
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val",
-    "test": "test", "testing": "test", "holdout": "test",
-}  # fmt: skip
+MAX_ROWS = 1_000_000  # of all tables together
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,74 +37,85 @@ class Row(NamedTuple):
 
     name: str  # of the file, as written
     label: int | None  # None leaves the image out
-    reason: str  # what decided: value, map, uncertain, unmentioned or filtered
+    reason: str  # what decided: value, map, uncertain, unmentioned, filtered or unlisted
     patient: str | None
     split: str | None  # train, val or test
     line: int
     values: tuple[str, ...]  # of the other columns, as written
+    table: str  # its name
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One table as it is stored, unpacked."""
+
+    name: str
+    content: bytes
+    split: str | None = None  # the part that all its rows belong to
+    joined: list[tuple[str, bytes]] = field(default_factory=list)  # tables that add columns
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a table says."""
+    """What the tables say."""
 
-    name: str
+    name: str  # several names joined by commas
     rows: list[Row]
     label_names: tuple[str, str]  # negative, positive
     patient_column: str | None
     warnings: list[tuple[str, str]]
     columns: tuple[str, ...]  # the other columns
+    found: list[str]  # the labels with their counts and what they mean, a line each
 
 
-def read_table(content: bytes, name: str, data: Data, problems: Problems) -> Table:
-    """Parse a CSV; every line that is wrong is added to `problems` and left out of the rows.
+def read_tables(files: Sequence[TableFile], data: Data, problems: Problems) -> Table:
+    """Every line that is wrong is added to `problems` and left out of the rows.
 
-    Raises DatasetError where no line can be understood.
+    Raises DatasetError where no line of a table can be understood.
     """
-    rows = read_rows(content, name)
-    header = next(rows, (0, []))[1]
-    if not header:
-        raise DatasetError(f"{name} is empty; it needs the columns filename, label, patient_id")
-    columns = _find_columns(header, name, data)
-    chosen = _Filter(data.where, header, name)
-    wrong = problems.count
-    understood = _understood(rows, header, columns, chosen, problems)
-    written = list(itertools.islice(understood, MAX_ROWS + 1))
-    if len(written) > MAX_ROWS:
-        raise DatasetError(f"{name} has more than {MAX_ROWS:,} rows")
-    if not written and problems.count == wrong:
-        raise DatasetError(f"{name} has a header and no rows")
-    if written and not any(row.used for row in written):
-        raise DatasetError(f"{name}: data.where={data.where} leaves no row:", chosen.values())
-    labels = read_labels(((row.label, row.line) for row in written if row.used), data, problems)
-    records = [
-        Row(row.name, *decided, row.patient, row.split, row.line, row.values)
-        for row in written
-        if row.name
-        and (decided := labels.of.get(row.label) if row.used else (None, "filtered")) is not None
-    ]
+    sheets: list[_Sheet] = []
+    for file in files:
+        left = MAX_ROWS - sum(len(sheet.rows) for sheet in sheets)
+        sheets.append(_read(file, data, problems, left, f"{file.name} " if len(files) > 1 else ""))
+    name = ", ".join(file.name for file in files)
+    if all(sheet.rows for sheet in sheets) and not any(
+        row.left_out != "filtered" for sheet in sheets for row in sheet.rows
+    ):
+        values = [line for sheet in sheets for line in sheet.chosen.values()]
+        raise DatasetError(f"{name}: data.where={data.where} leaves no row:", values)
+    cells = (
+        (row.label, sheet.prefix, row.line)
+        for sheet in sheets
+        for row in sheet.rows
+        if not row.left_out
+    )
+    labels = read_labels(cells, data, problems)
+    columns = tuple(dict.fromkeys(column for sheet in sheets for column in sheet.columns))
+    rows: list[Row] = []
+    for sheet in sheets:
+        order = None if sheet.columns == columns else _Reorder(sheet.columns, columns)
+        for row in sheet.rows:
+            decided = (None, row.left_out) if row.left_out else labels.of.get(row.label)
+            if row.name and decided is not None:
+                cells_of = row.values if order is None else order(row.values)
+                label, reason = decided
+                who, part, line = row.patient, row.split, row.line
+                rows.append(Row(row.name, label, reason, who, part, line, cells_of, sheet.name))
     warnings = list(labels.warnings)
-    without = sum(row.patient is None for row in written)
-    if columns.patient is not None and without and data.patient_pattern == AUTO:
+    patients = [sheet.patient_column for sheet in sheets if sheet.patient_column is not None]
+    without = sum(row.patient is None for sheet in sheets for row in sheet.rows)
+    if patients and without and data.patient_pattern == AUTO and data.patients == "none":
         message = f"{without} rows of {name} have no patient id: each counts as its own patient"
         warnings.append(("patient_ids_missing", message))
-    patient_column = header[columns.patient] if columns.patient is not None else None
-    others = _unique([header[at] for at in columns.others])
-    return Table(name, records, labels.names, patient_column, warnings, others)
+    patient = patients[0] if patients else None
+    return Table(name, rows, labels.names, patient, warnings, columns, labels.found)
 
 
-def is_known_header(content: bytes, name: str, data: Data) -> bool:
-    """Whether the first line has columns of file names and labels."""
-    try:
-        header = next(read_rows(content, name), (0, []))[1]
-        return bool(header) and bool(_find_columns(header, name, data))
-    except DatasetError:
-        return False
-
-
-def split_of(text: str) -> str | None:
-    """train, val or test for a split's name, None for an unknown one."""
-    return SPLIT_NAMES.get(text.strip().casefold())
+def read_header(content: bytes, name: str, data: Data) -> list[str]:
+    """The names of a table's columns; `content` may be its beginning. Raises DatasetError."""
+    if data.header != AUTO:
+        return [column.strip() for column in data.header.split(",")]
+    return next(read_rows(content, name), (0, []))[1]
 
 
 class _Row(NamedTuple):
@@ -133,133 +126,100 @@ class _Row(NamedTuple):
     patient: str | None
     split: str | None  # train, val or test
     line: int
-    used: bool  # by data.where
+    left_out: str  # filtered (by data.where), unlisted (no label is joined), or "" for used
     values: tuple[str, ...]  # of the other columns
 
 
-class _Columns(NamedTuple):
-    """The place of each column."""
+class _Sheet(NamedTuple):
+    """The rows of one table, as written."""
 
-    filename: int
-    label: int
-    patient: int | None
-    split: int | None
-    others: list[int]  # columns with a name and none of these purposes
+    name: str
+    prefix: str  # of a line's number in messages
+    rows: list[_Row]
+    columns: tuple[str, ...]  # the other columns
+    patient_column: str | None
+    chosen: RowFilter
 
 
-class _Filter:
-    """Whether data.where chooses a row; counts the values of its columns."""
-
-    def __init__(self, where: str, header: list[str], name: str) -> None:
-        try:
-            self._clauses = [] if where == "none" else parse_where(where, header)
-        except FilterError as error:
-            raise DatasetError(f"{name}: {error}") from None
-        self._places = {clause.column: header.index(clause.column) for clause in self._clauses}
-        self._counts: dict[str, Counter[str]] = {column: Counter() for column in self._places}
-        self._known: dict[tuple[str, ...], bool] = {}  # what cells that many rows have come to
-        self.needed = 1 + max(self._places.values(), default=-1)  # cells of a row
-
-    def matches(self, row: list[str]) -> bool:
-        if not self._clauses:
-            return True
-        cells = tuple([row[place] for place in self._places.values()])
-        for counts, cell in zip(self._counts.values(), cells, strict=True):
-            if cell in counts or len(counts) < MOST_VALUES:
-                counts[cell] += 1
-        if (known := self._known.get(cells)) is None:
-            named = dict(zip(self._places, cells, strict=True))
-            known = all(clause.matches(named) for clause in self._clauses)
-            if len(self._known) < MOST_VALUES:
-                self._known[cells] = known
-        return known
-
-    def values(self) -> list[str]:
-        """A line for each column: its most frequent values with their counts."""
-        return [
-            f"{column} is {', '.join(f'{shown(v)} ({n:,})' for v, n in counts.most_common(20))}"
-            for column, counts in self._counts.items()
-        ]
+def _read(file: TableFile, data: Data, problems: Problems, most: int, prefix: str) -> _Sheet:
+    rows = read_rows(file.content, file.name)
+    header = next(rows, (0, []))[1] if data.header == AUTO else read_header(b"", "", data)
+    if not header:
+        raise DatasetError(
+            f"{file.name} is empty; it needs the columns filename, label, patient_id"
+        )
+    own = len(header)
+    alone: set[int] = set()  # lines that a joined table has no row for
+    for name, content in file.joined:
+        rows, header = join(rows, header, file.name, name, content, alone, problems)
+    columns = find_columns(header, file.name, data)
+    chosen = RowFilter(data.where, header, file.name)
+    unlabelled = alone if columns.label >= own else set()
+    wrong = problems.count
+    understood = _understood(rows, header, columns, chosen, unlabelled, file, prefix, problems)
+    written = list(itertools.islice(understood, most + 1))
+    if len(written) > most:
+        raise DatasetError(f"{file.name} has more than {MAX_ROWS:,} rows")
+    if not written and problems.count == wrong:
+        raise DatasetError(f"{file.name} has a header and no rows")
+    patient_column = header[columns.patient] if columns.patient is not None else None
+    others = unique_names([header[at] for at in columns.others])
+    return _Sheet(file.name, prefix, written, others, patient_column, chosen)
 
 
 def _understood(
-    rows: Iterable[tuple[int, list[str]]],
+    rows: Iterator[tuple[int, list[str]]],
     header: list[str],
-    columns: _Columns,
-    chosen: _Filter,
+    columns: Columns,
+    chosen: RowFilter,
+    unlabelled: set[int],
+    file: TableFile,
+    prefix: str,
     problems: Problems,
 ) -> Iterator[_Row]:
     """The rows with all cells, a usable name, patient id and split."""
     places = (columns.filename, columns.label, columns.patient, columns.split)
     needed = max(1 + max(at for at in places if at is not None), chosen.needed)
     equal: dict[str, str] = {}  # cells that many rows have are kept once
-    others = columns.others
-    rest = itemgetter(*others) if others else lambda row: ()
-
+    others, whole = columns.others, len(header)
+    rest = itemgetter(*others) if len(others) > 1 else lambda row: tuple(row[at] for at in others)
+    given = columns.split is not None and file.split is None
     for line, row in rows:
         if len(row) < needed:
-            problems.add("cells", f"line {line}: the row has {len(row)} of {len(header)} cells")
+            message = f"{prefix}line {line}: the row has {len(row)} of {whole} cells"
+            problems.add("cells", message)
             continue
+        if len(row) < whole:
+            row.extend([""] * (whole - len(row)))
         name, label = row[columns.filename], row[columns.label]
         patient = "" if columns.patient is None else row[columns.patient]
-        written = "" if columns.split is None else row[columns.split]
-        whole = row if len(row) >= len(header) else [*row, *[""] * (len(header) - len(row))]
-        kept = rest(whole) if len(others) != 1 else (whole[others[0]],)
-        split = split_of(written) if written else None
-        used = chosen.matches(row)
+        split = file.split
+        left_out = "" if chosen.matches(row) else "filtered"
+        if not left_out and line in unlabelled:
+            left_out = "unlisted"
         if not name:
-            problems.add("name", f"line {line}: the file name is empty")
+            problems.add("name", f"{prefix}line {line}: the file name is empty")
         for what, text in (("file name", name), ("patient id", patient)):
             if not text.isprintable() and not is_safe(text):
-                problems.add("name", f"line {line}: {what} {shown(text)} has control characters")
-        if columns.split is not None and split is None and used:
-            problems.add("split", f"line {line}: split {shown(written)} is not train, val or test")
+                message = f"{prefix}line {line}: {what} {shown(text)} has control characters"
+                problems.add("name", message)
+        if given:
+            written = row[columns.split]  # type: ignore[index]  # given says that it is there
+            split = split_of(written)
+            if split is None and not left_out:
+                message = f"{prefix}line {line}: split {shown(written)} is not train, val or test"
+                problems.add("split", f"{message} (data.split_column=none ignores the column)")
+        kept = rest(row)
         values = tuple(map(equal.setdefault, kept, kept))
         label, patient = equal.setdefault(label, label), equal.setdefault(patient, patient)
-        yield _Row(name, label, patient or None, split, line, used, values)
+        yield _Row(name, label, patient or None, split, line, left_out, values)
 
 
-def _find_columns(header: list[str], name: str, data: Data) -> _Columns:
-    """Raises DatasetError for all that are missing."""
-    wanted = {
-        "filename": (data.filename_column, FILENAMES, "data.filename_column"),
-        "label": (data.label_column, LABELS, "data.label_column"),
-        "patient": (data.patient_column, PATIENTS, "data.patient_column"),
-        "split": (AUTO, SPLITS, ""),
-    }
-    plain = [re.sub(r"[^a-z0-9]", "", cell.casefold()) for cell in header]
-    columns: dict[str, int | None] = {}
-    problems = []
-    for role, (chosen, aliases, key) in wanted.items():
-        if role == "patient" and (chosen == "none" or data.patient_pattern != AUTO):
-            columns[role] = None
-            continue
-        if chosen != AUTO:
-            columns[role] = header.index(chosen) if chosen in header else None
-            if chosen not in header:
-                near = difflib.get_close_matches(chosen, header[:COLUMNS_SHOWN], 1)
-                also = f" (is it {shown(near[0])}?)" if near else ""
-                problems.append(f"there is no column {chosen!r}, which {key} names{also}")
-            continue
-        columns[role] = next((plain.index(a) for a in aliases if a in plain), None)
-        if columns[role] is None and role in ("filename", "label"):
-            problems.append(f"no column of the {role}; name it with {key}, or rename it to {role}")
-    filename, label = columns["filename"], columns["label"]
-    if problems or filename is None or label is None:
-        columns_there = shown(", ".join(header[:COLUMNS_SHOWN]))
-        raise DatasetError(f"{name} line 1, columns {columns_there}:", problems)
-    taken = {filename, label, columns["patient"], columns["split"]}
-    others = [at for at, cell in enumerate(header) if cell and at not in taken]
-    return _Columns(filename, label, columns["patient"], columns["split"], others)
+class _Reorder:
+    """Values of one table's columns as those of all tables: "" where it has no such column."""
 
+    def __init__(self, own: tuple[str, ...], union: tuple[str, ...]) -> None:
+        self._places = [own.index(name) if name in own else -1 for name in union]
 
-def _unique(names: list[str]) -> tuple[str, ...]:
-    """Column names; one that is there again gets its number."""
-    seen: Counter[str] = Counter()
-    seen.update(names := [name[:LONGEST_COLUMN] for name in names])
-    found: Counter[str] = Counter()
-    result = []
-    for name in names:
-        found[name] += 1
-        result.append(f"{name} ({found[name]})" if seen[name] > 1 else name)
-    return tuple(result)
+    def __call__(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(values[place] if place >= 0 else "" for place in self._places)

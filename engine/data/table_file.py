@@ -1,40 +1,41 @@
-"""Which file of a data set is its table, and its bytes."""
+"""Which files of a data set are its tables, and their bytes."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from config.schema import AUTO, Data
 from engine.data.archive import Reader
+from engine.data.columns import find_columns
 from engine.data.names import shown
+from engine.data.parts import Part, named_files
 from engine.data.problems import DatasetError, Problems, UnreadableFile
-from engine.data.table import Table, is_known_header, read_table
+from engine.data.table import Table, TableFile, read_header, read_tables
 
 USUAL = "metadata.csv"
 MAX_TABLE = 256_000_000  # bytes, unpacked
+MAX_HEADER = 1 << 20  # bytes of a table in which its first line is looked for
 ENDINGS = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 MOST_TRIED = 20  # tables whose header is read
 
 
-def choose_table(path: Path, files: dict[str, str], data: Data) -> str | None:
-    """The name of the table that `data.table` names, or metadata.csv, or None without.
+def choose_tables(path: Path, files: dict[str, str], data: Data) -> list[Part]:
+    """The tables that `data.table` names, or metadata.csv; none where there is neither.
 
-    Raises DatasetError where the table that is named is not there.
+    Raises DatasetError where a table that is named is not there.
     """
     if data.table != AUTO:
-        found = [data.table] if data.table in files else []
-        found = found or [name for name in files if PurePosixPath(name).name == data.table]
-        if len(found) == 1:
-            return found[0]
-        there = f"could be {' or '.join(found)}" if found else f"is not there{_listed(files)}"
-        raise DatasetError(f"{path}: the table {shown(data.table)} (data.table) {there}")
+        try:
+            return named_files(data.table, files, "data.table", _listed(files))
+        except DatasetError as error:
+            raise DatasetError(f"{path}: {error}") from None
     usual = [name for name in files if name.lower() == USUAL]
     if len(usual) > 1:
         raise DatasetError(f"{path}: there are {len(usual)} tables, {' and '.join(usual)}")
-    return usual[0] if usual else None
+    return [Part(name, None) for name in usual]
 
 
 def find_known_table(path: Path, files: dict[str, str], data: Data) -> str | None:
@@ -42,8 +43,8 @@ def find_known_table(path: Path, files: dict[str, str], data: Data) -> str | Non
 
     Raises DatasetError where there are several.
     """
-    tried = _tables(files)[:MOST_TRIED]
-    known = [name for name in tried if _is_known(path, files, name, data)]
+    headers = table_headers(path, files, data)
+    known = [name for name, header in headers.items() if _is_known(header, name, data)]
     if len(known) > 1:
         raise DatasetError(
             f"{path}: several tables have columns of file names and labels; data.table names the "
@@ -51,6 +52,22 @@ def find_known_table(path: Path, files: dict[str, str], data: Data) -> str | Non
             [f"data.table={name}" for name in known],
         )
     return known[0] if known else None
+
+
+def table_headers(path: Path, files: dict[str, str], data: Data) -> dict[str, list[str]]:
+    """The columns of each table of a data set; of MOST_TRIED at most, and of those readable."""
+    tables = table_names(files)[:MOST_TRIED]
+    found = {}
+    with Reader(path, {name: files[name] for name in tables}) as reader:
+        for name in tables:
+            try:
+                content = reader.head(name, MAX_HEADER)
+                if name.lower().endswith(".gz"):
+                    content = zlib.decompressobj(wbits=31).decompress(content, MAX_HEADER)
+                found[name] = read_header(content, name, data)
+            except (UnreadableFile, DatasetError, zlib.error):
+                continue
+    return found
 
 
 def no_table(path: Path, files: dict[str, str], data: Data) -> DatasetError:
@@ -62,39 +79,25 @@ def no_table(path: Path, files: dict[str, str], data: Data) -> DatasetError:
     )
 
 
-def read_table_file(
-    path: Path, files: dict[str, str], name: str, data: Data, problems: Problems
+def read_table_files(
+    path: Path, files: dict[str, str], parts: list[Part], data: Data, problems: Problems
 ) -> Table:
-    """The table `name`. Raises DatasetError."""
-    table = read_table(_content(path, files, name), name, data, problems)
-    if data.table == AUTO and name.lower() != USUAL:
-        table.warnings.append(("table_chosen", f"the table is {name} (data.table={name})"))
-    return table
+    """The tables `parts` as one, with those of `data.join`. Raises DatasetError."""
+    joined = []
+    if data.join != "none":
+        joined = [
+            (other.name, read_stored(path, files, other.name))
+            for other in named_files(data.join, files, "data.join", _listed(files))
+        ]
+    tables = [
+        TableFile(part.name, read_stored(path, files, part.name), part.split, joined)
+        for part in parts
+    ]
+    return read_tables(tables, data, problems)
 
 
-def _tables(files: dict[str, str]) -> list[str]:
-    return sorted(name for name in files if name.lower().endswith(ENDINGS))
-
-
-def _listed(files: dict[str, str]) -> str:
-    """What tables there are, and the key."""
-    tables = _tables(files)
-    if not tables:
-        return ""
-    more = ", ..." if len(tables) > 5 else ""
-    names = ", ".join(map(shown, tables[:5]))
-    return f"; the tables here are {names}{more} (data.table names one, data.*_column its columns)"
-
-
-def _is_known(path: Path, files: dict[str, str], name: str, data: Data) -> bool:
-    try:
-        return is_known_header(_content(path, files, name), name, data)
-    except DatasetError:
-        return False
-
-
-def _content(path: Path, files: dict[str, str], name: str) -> bytes:
-    """The bytes of a table, unpacked. Raises DatasetError."""
+def read_stored(path: Path, files: dict[str, str], name: str) -> bytes:
+    """The bytes of a table or list, unpacked. Raises DatasetError."""
     try:
         with Reader(path, {name: files[name]}) as reader:
             content = reader.read(name, MAX_TABLE)
@@ -107,3 +110,25 @@ def _content(path: Path, files: dict[str, str], name: str) -> bytes:
     if len(content) > MAX_TABLE:
         raise DatasetError(f"{path}: {name} has more than {MAX_TABLE:,} bytes, unpacked")
     return content
+
+
+def table_names(files: dict[str, str]) -> list[str]:
+    """The files that may be tables."""
+    return sorted(name for name in files if name.lower().endswith(ENDINGS))
+
+
+def _listed(files: dict[str, str]) -> str:
+    """What tables there are, and the key."""
+    tables = table_names(files)
+    if not tables:
+        return ""
+    more = ", ..." if len(tables) > 5 else ""
+    names = ", ".join(map(shown, tables[:5]))
+    return f"; the tables here are {names}{more} (data.table names one, data.*_column its columns)"
+
+
+def _is_known(header: list[str], name: str, data: Data) -> bool:
+    try:
+        return bool(header) and bool(find_columns(header, name, data))
+    except DatasetError:
+        return False

@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from engine.data.names import shown
+from engine.data.problems import DatasetError
+
+MOST_VALUES = 1000  # of a column that are counted, and combinations of them that are kept
 
 _CLAUSE = re.compile(
     r"\s*(?P<column>.+?)\s*(?P<sign>!=|>=|<=|=|>|<|\bnot in\b|\bin\b)\s*(?P<value>.+?)\s*"
@@ -70,6 +76,45 @@ def parse_where(text: str, columns: list[str]) -> list[Clause]:
             )
         clauses.append(Clause(column, found["sign"], values))
     return clauses
+
+
+class RowFilter:
+    """Whether `data.where` chooses a row; counts the values of its columns.
+
+    Raises DatasetError where the filter does not fit the table `name` with this header.
+    """
+
+    def __init__(self, where: str, header: list[str], name: str) -> None:
+        try:
+            self._clauses = [] if where == "none" else parse_where(where, header)
+        except FilterError as error:
+            raise DatasetError(f"{name}: {error}") from None
+        self._places = {clause.column: header.index(clause.column) for clause in self._clauses}
+        self._counts: dict[str, Counter[str]] = {column: Counter() for column in self._places}
+        self._known: dict[tuple[str, ...], bool] = {}  # for the cells that many rows have
+        self.needed = 1 + max(self._places.values(), default=-1)  # cells of a row
+
+    def matches(self, row: list[str]) -> bool:
+        """Whether all conditions hold."""
+        if not self._clauses:
+            return True
+        cells = tuple([row[place] for place in self._places.values()])
+        for counts, cell in zip(self._counts.values(), cells, strict=True):
+            if cell in counts or len(counts) < MOST_VALUES:
+                counts[cell] += 1
+        if (known := self._known.get(cells)) is None:
+            named = dict(zip(self._places, cells, strict=True))
+            known = all(clause.matches(named) for clause in self._clauses)
+            if len(self._known) < MOST_VALUES:
+                self._known[cells] = known
+        return known
+
+    def values(self) -> list[str]:
+        """A line for each column: its most frequent values with their counts."""
+        return [
+            f"{column} is {', '.join(f'{shown(v)} ({n:,})' for v, n in counts.most_common(20))}"
+            for column, counts in self._counts.items()
+        ]
 
 
 def _same(cell: str, value: str) -> bool:

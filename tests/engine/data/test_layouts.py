@@ -1,4 +1,4 @@
-"""Public data sets as they come, in tiny copies that are true to their layout."""
+"""The keys of `data.*` on layouts as public data sets have them, without their recognisers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def data_of(**keys: Any) -> Data:
 
 
 def opened(tmp_path: Path, files: Mapping[str, bytes | str], **keys: Any) -> Source:
-    source = open_source(make_zip(tmp_path / "set.zip", files), data_of(**keys))
+    data = data_of(**{"layout": "none", **keys})
+    source = open_source(make_zip(tmp_path / "set.zip", files), data)
     images = sum(map(is_image, source.files))
     assert images == len(source.records) + source.flow.total()
     return source
