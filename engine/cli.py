@@ -81,6 +81,22 @@ def stored_config(row: dict[str, Any], base: Config, keys: Iterable[str] = ()) -
     return Config.from_dict(values)
 
 
+def model_path(given: Path, config: Config) -> Path:
+    """The bundle that a command line names: a file, or the model of a run by the run's number.
+
+    Raises UserError for a number that the database does not have.
+    """
+    text = str(given)
+    if given.exists() or not (text.isascii() and text.isdigit() and len(text) <= 18):
+        return given
+    from engine.records.claim import stored_run
+    from engine.records.identity import run_folder
+
+    row = stored_run(Path(config.output.database), int(text))
+    output = stored_config(row, config).to_dict()["output"]
+    return run_folder(output, int(text)) / "best_model.pt"
+
+
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command with safe streams and limits, and end the process with its exit code.
 

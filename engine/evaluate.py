@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config import Config, ConfigManager, UserError
-from engine.cli import Parser, add_config_options, run_command, set_values
+from engine.cli import Parser, add_config_options, model_path, run_command, set_values
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
     from engine.inference.scoring import ScoredDataset
 
+TELLING = 0.6  # AUROC of a column alone
 SWAPPED = 0.5  # an AUROC below it is worse than chance
-FAR = 3.0  # times the spread of training images, that a mean grey level may be off
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,14 +32,22 @@ def parser() -> argparse.ArgumentParser:
         description="Every figure of a model on a labelled data set with its 95 % interval, by "
         "patient where the data name them; written as JSON, CSV and one HTML page.",
     )
-    command.add_argument("model", type=Path, help="a bundle: best_model.pt")
+    command.add_argument("model", type=Path, help="a bundle, best_model.pt, or a run's number")
     command.add_argument("--dataset", type=Path, required=True, help="a ZIP or a folder")
     command.add_argument("--against", type=Path, metavar="MODEL", help="compare with this bundle")
     command.add_argument(
         "--prevalence", type=float, metavar="P", help="also give predictive values where this "
         "share of patients is ill",
     )  # fmt: skip
-    command.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    point = command.add_mutually_exclusive_group()
+    point.add_argument("--threshold", type=float, metavar="T", help="instead of the model's own")
+    point.add_argument(
+        "--operating-point", metavar="RULE", help="of the model's, such as 'specificity>=0.90'"
+    )
+    command.add_argument(
+        "--no-robustness", action="store_true",
+        help="leave out how scores change with JPEG, shifts, brightness and resolution",
+    )  # fmt: skip
     command.add_argument(
         "--out", type=Path, default=Path("output/evaluations"), metavar="FOLDER",
         help="where to write (default: %(default)s)",
@@ -63,12 +71,14 @@ def evaluate(options: argparse.Namespace) -> int:
     from engine.report.evaluation import evaluation_page
     from engine.report.sections import headline
 
+    options.model = model_path(options.model, config)
     model = load_model(options.model, device=options.device)
     scored = score_dataset(model, options.dataset, config)
     if not len(scored.labels):
         raise UserError(f"{options.dataset}: no image could be read")
     document = document_of(model, options, scored)
     if options.against is not None:
+        options.against = model_path(options.against, config)
         other = load_model(options.against, device=options.device)
         document["comparison"] = compare(document, scored, other, options, config)
     folder = options.out / f"{options.model.resolve().parent.name}_on_{options.dataset.stem}"
@@ -96,9 +106,14 @@ def document_of(
     model: Predictor, options: argparse.Namespace, scored: ScoredDataset
 ) -> dict[str, Any]:
     """The assessment with its warnings and its provenance, JSON-able but for nan."""
+    from engine.inference.robustness import robustness
     from engine.metrics.assessment import assess
 
-    threshold = model.threshold if options.threshold is None else options.threshold
+    rule = options.operating_point or model.bundle["default_operating_point"]
+    if options.threshold is None:
+        threshold, chosen = model.threshold_of(rule), f" ({rule})"
+    else:
+        threshold, chosen = options.threshold, ""
     assessment = assess(
         scored.scores,
         scored.labels,
@@ -113,25 +128,65 @@ def document_of(
         "model's SHA-256": _sha256(options.model),
         "run": kept["run_uid"] or "not known",
         "epoch": str(kept["epoch"]),
-        "threshold": f"{threshold:.6g}"
-        + ("" if options.threshold is not None else f" ({kept['default_operating_point']})"),
+        "threshold": f"{threshold:.6g}{chosen}",
         "data set": str(options.dataset),
         "images that could not be read": str(len(scored.unreadable)),
     }
+    internal = internal_assessment(kept["metrics"])
+    changes = [] if options.no_robustness else robustness(model, scored, threshold)
     return {
         "model": options.model.resolve().parent.name,
         "dataset": options.dataset.name,
         "label_names": model.label_names,
-        "warnings": [*scored.warnings, *warnings_of(assessment, scored)],
+        "warnings": [*scored.warnings, *warnings_of(assessment, scored, internal)],
         "assessment": assessment,
+        "internal": internal,
+        "robustness": changes,
         "unreadable": scored.unreadable,
         "provenance": provenance,
     }
 
 
-def warnings_of(assessment: dict[str, Any], scored: ScoredDataset) -> list[str]:
+def internal_assessment(metrics: dict[str, Any]) -> dict[str, Any] | None:
+    """The figures that a bundle keeps of its own test part, or else its validation part.
+
+    In the form of `assess`, as far as they are known.
+    """
+    part = "test" if "test" in metrics else "val"
+    kept = metrics.get(part) or {}
+    if "count" not in kept:
+        return None  # of an old bundle
+    nothing = {"value": math.nan, "interval": [math.nan, math.nan]}
+    intervals = kept.get("intervals", {})
+    figures = {
+        name: {"value": kept[name], "interval": intervals.get(name, nothing["interval"])}
+        if name in kept
+        else nothing
+        for name in ("recall", "specificity", "precision", "npv", "accuracy", "auroc")
+    }
+    return {
+        "part": part,
+        "count": kept["count"],
+        "positives": kept["positives"],
+        "threshold": kept["threshold"],
+        "figures": figures,
+        "calibration": {"brier": kept.get("brier")},
+    }
+
+
+def warnings_of(
+    assessment: dict[str, Any], scored: ScoredDataset, internal: dict[str, Any] | None
+) -> list[str]:
     """What a reader must know before believing the figures."""
     found = []
+    if internal is not None:
+        inside, outside = (one["figures"]["auroc"] for one in (internal, assessment))
+        if outside["interval"][1] < inside["interval"][0]:
+            found.append(
+                f"the model does worse here than on its own {internal['part']} part: AUROC "
+                f"{outside['value']:.3f} ({outside['interval'][0]:.3f} to "
+                f"{outside['interval'][1]:.3f}) instead of {inside['value']:.3f}"
+            )
     area = assessment["figures"]["auroc"]
     positives, count = assessment["positives"], assessment["count"]
     if positives in (0, count):
@@ -146,7 +201,8 @@ def warnings_of(assessment: dict[str, Any], scored: ScoredDataset) -> list[str]:
     elif area["interval"][0] <= SWAPPED:
         found.append(
             f"the AUROC's interval ({area['interval'][0]:.3f} to {area['interval'][1]:.3f}) "
-            "contains 0.5: on these images the model may know nothing"
+            "contains 0.5: the model fails on these images; are they of another population (age, "
+            "hospital, device) than it was trained on?"
         )
     for name in ("recall", "specificity"):
         low, high = assessment["figures"][name]["interval"]
@@ -155,6 +211,12 @@ def warnings_of(assessment: dict[str, Any], scored: ScoredDataset) -> list[str]:
                 f"the interval of the {name} is {high - low:.2f} wide: there are too few images "
                 "for a firm figure"
             )
+    found += [
+        f"the column {one['column']} alone predicts the label with an AUROC of {one['alone']:.2f}: "
+        "compare the model's figures within its values"
+        for one in assessment["columns"]
+        if one["alone"] >= TELLING
+    ]
     if scored.unreadable:
         found.append(f"{len(scored.unreadable)} images could not be read and are left out")
     return found

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import UserError
-from engine.cli import Parser, run_command
+from config import ConfigManager, UserError
+from engine.cli import Parser, add_config_options, model_path, run_command, set_values
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Predictor
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         "score out, labels and operating point in the metadata. The file gets its name only when "
         "it has given the same scores as the bundle.",
     )
-    command.add_argument("model", type=Path, help="a bundle: best_model.pt")
+    command.add_argument("model", type=Path, help="a bundle, best_model.pt, or a run's number")
     command.add_argument("--format", choices=FORMATS, default="onnx", help="default: %(default)s")
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="default: beside the bundle, model.onnx or .pt2"
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
         "--check", type=Path, nargs="+", metavar="PATH", help="image files or folders to compare "
         "on, as many as are found, at most 200; default: synthetic images",
     )  # fmt: skip
+    add_config_options(command)
     return command
 
 
@@ -46,8 +47,10 @@ def export(options: argparse.Namespace) -> int:
     from engine.inference.export import ENDINGS, export_model
     from engine.inference.predictor import load_model
 
-    model = load_model(options.model, device="cpu")
-    out = options.out or options.model.with_name(f"model{ENDINGS[options.format]}")
+    config = ConfigManager.load(options.config, overrides=set_values(options.set))
+    bundle = model_path(options.model, config)
+    model = load_model(bundle, device="cpu")
+    out = options.out or bundle.with_name(f"model{ENDINGS[options.format]}")
     if options.check:
         images, kind = _read(model, options.check), "images"
     else:
@@ -62,11 +65,11 @@ def _read(model: Predictor, paths: list[Path]) -> Any:
     """uint8 [N, S, S]. Raises UserError where no image can be read."""
     import numpy as np
 
-    from engine.inference.predictor import image_files
+    from engine.inference.files import image_files
 
     images: list[Any] = []
-    for path in image_files(paths):
-        image = model.read(path)
+    for file in image_files(paths):
+        image = model.read(file)
         if not isinstance(image, str):
             images.append(image)
         if len(images) == CHECKED:

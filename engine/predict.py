@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import io
 import json
 import sys
@@ -12,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from config import UserError
-from engine.cli import Parser, run_command
+from config import ConfigManager, UserError
+from engine.cli import Parser, add_config_options, model_path, run_command, set_values
 
 if TYPE_CHECKING:
     from engine.inference.predictor import Prediction
 
 FORMATS = ("csv", "json", "jsonl")
-COLUMNS = ("path", "score", "label", "threshold", "error")
+COLUMNS = ("path", "score", "label", "threshold", "warnings", "error")
 SOME_FAILED = 1  # exit code
 
 
@@ -35,8 +34,10 @@ def parser() -> argparse.ArgumentParser:
         description="Score images with a trained model. A file that cannot be read gets an error "
         "in its row, and the rest continue.",
     )
-    command.add_argument("model", type=Path, help="a bundle: best_model.pt")
-    command.add_argument("paths", nargs="+", help="image files, DICOM included, and folders")
+    command.add_argument("model", type=Path, help="a bundle, best_model.pt, or a run's number")
+    command.add_argument(
+        "paths", nargs="+", help="image files, DICOM included, folders, archives, patterns"
+    )
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="where to write; its ending chooses the format"
     )
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--explain", type=Path, metavar="FOLDER", help="also write a heat map of each image there"
     )
+    add_config_options(command)
     return command
 
 
@@ -63,7 +65,8 @@ def predict(options: argparse.Namespace) -> int:
     form = options.format or _format_of(options.out)
     from engine.inference.predictor import load_model  # torch takes seconds: not for --help
 
-    model = load_model(options.model, device=options.device)
+    config = ConfigManager.load(options.config, overrides=set_values(options.set))
+    model = load_model(model_path(options.model, config), device=options.device)
     if options.operating_point is not None:
         threshold = model.threshold_of(options.operating_point)
     else:
@@ -76,8 +79,8 @@ def predict(options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for found in _watched(model.predict(options.paths, options.batch_size)):
         rows.append(row_of(found, threshold, model.label_names))
-        if heat_maps is not None and found.error is None:
-            heat_maps.write(found.path)
+        if heat_maps is not None and found.file is not None and found.error is None:
+            heat_maps.write(found.file)
     if not rows:
         raise UserError(f"no image was found in {', '.join(map(str, options.paths))}")
     with _opened(options.out) as file:
@@ -95,6 +98,7 @@ def row_of(found: Prediction, threshold: float, label_names: list[str]) -> dict[
         "score": found.score,
         "label": label,
         "threshold": threshold,
+        "warnings": "; ".join(found.warnings),
         "error": found.error,
     }
 
@@ -105,11 +109,9 @@ def text_of(rows: list[dict[str, Any]], form: str) -> str:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if form == "json":
         return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    return text.getvalue()
+    from engine.files import csv_table
+
+    return csv_table(COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
 
 
 def summary(rows: list[dict[str, Any]], threshold: float, out: Path | None) -> str:

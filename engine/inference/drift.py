@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-FAR = 3.0  # spreads of training images, that one image's figure may be off
+FAR = 4.0  # spreads of training images, that one image's figure may be off
 FAR_MEAN = 1.0  # likewise the mean over a data set
 DISTANCE = 0.3  # of two distributions of scores: the largest difference of their cumulated shares
 FEWEST = 30  # images, below which a data set says nothing

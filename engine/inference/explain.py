@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from config import UserError
+from engine.inference.files import ImageFile
 from engine.inference.predictor import Predictor
 
 STRENGTH = 0.55  # of the colour, at the hottest place
@@ -26,13 +27,13 @@ class HeatMaps:
         except OSError as error:
             raise UserError(f"{folder} cannot be written ({error.strerror})") from error
 
-    def write(self, path: Path) -> Path:
+    def write(self, file: ImageFile) -> Path:
         """The heat map of one image file that can be read; where it was written."""
-        image = self._model.read(path)
+        image = self._model.read(file)
         if isinstance(image, str):
-            raise UserError(f"{path} cannot be read: {image}")
+            raise UserError(f"{file.path} cannot be read: {image}")
         picture = overlay(image, self._model.heat_map(image))
-        target = self._folder / f"{self._name(path)}.png"
+        target = self._folder / f"{self._name(file.path)}.png"
         picture.save(target)
         return target
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from config import UserError
 from config.errors import first_line
 from config.schema import Model, System
 from engine import device as devices
 from engine.data import decode
-from engine.data.archive import read_file
+from engine.data.archive import UnreadableFile
 from engine.data.inputs import evaluation_inputs
-from engine.data.names import IMAGE_ENDINGS
 from engine.inference import bundle
+from engine.inference.drift import image_warnings
+from engine.inference.files import ImageFile, image_files
+from engine.inference.folding import fold_norms
 from engine.inference.gradcam import heat_maps, randomisation_check
 from engine.model.resnet import build_model
 from engine.model.views import VIEWS, mean_logits
+
+Reading = list[tuple[ImageFile, "Future[np.ndarray | str]"]]  # files that are being read
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Prediction:
     score: float | None  # probability of the positive class
     label: str | None  # at the threshold of the bundle's default operating point
     error: str | None  # why the file could not be scored
+    warnings: tuple[str, ...] = ()  # what is unusual of the image beside the training's
+    file: ImageFile | None = field(default=None, repr=False, compare=False)
 
 
 def load_model(path: str | Path, device: str = "auto", precision: str = "fp32") -> Predictor:
@@ -110,29 +118,38 @@ class Predictor:
                 ahead.append(self._reading(pool, files, batch_size))
                 yield from self._scored(batch)
 
-    def _reading(
-        self, pool: ThreadPoolExecutor, files: Iterator[Path], count: int
-    ) -> list[tuple[Path, Future[np.ndarray | str]]]:
+    def _reading(self, pool: ThreadPoolExecutor, files: Iterator[ImageFile], count: int) -> Reading:
         """The next files, being decoded while the network is busy with those before."""
-        return [(path, pool.submit(self.read, path)) for path in itertools.islice(files, count)]
+        return [(file, pool.submit(self.read, file)) for file in itertools.islice(files, count)]
 
-    def _scored(self, batch: list[tuple[Path, Future[np.ndarray | str]]]) -> Iterator[Prediction]:
+    def _scored(self, batch: Reading) -> Iterator[Prediction]:
         read = [future.result() for _, future in batch]
         images = [found for found in read if isinstance(found, np.ndarray)]
         scores = iter(self.scores(np.stack(images)).tolist() if images else [])
-        for (path, _), found in zip(batch, read, strict=True):
+        population = self.bundle["training_population"]
+        for (file, _), found in zip(batch, read, strict=True):
             if isinstance(found, str):
-                yield Prediction(path, None, None, found)
+                yield Prediction(file.path, None, None, found, file=file)
             else:
                 score = next(scores)
-                yield Prediction(path, score, self.label_names[score >= self.threshold], None)
+                label = self.label_names[score >= self.threshold]
+                warnings = tuple(image_warnings(found, population))
+                yield Prediction(file.path, score, label, None, warnings, file)
+
+    @functools.cached_property
+    def _fused(self) -> nn.Module:
+        """The network with each BatchNorm folded into the convolution before it: less to compute.
+
+        The network itself stays: gradients and exported files need its own layers.
+        """
+        return fold_norms(self.network).to(memory_format=self._runtime.memory_format)
 
     @torch.inference_mode()
     def scores(self, images: np.ndarray) -> np.ndarray:
         """Decoded images, uint8 [B, S, S] -> scores, float64 [B]."""
         inputs = self._inputs(images)
         with self._runtime.autocast():
-            logits = mean_logits(self.network, inputs, self.average_views)
+            logits = mean_logits(self._fused, inputs, self.average_views)
         scaled = logits.double() / (self.bundle["temperature"] or 1.0)
         return np.asarray(scaled.softmax(dim=1)[:, 1].cpu())
 
@@ -150,13 +167,16 @@ class Predictor:
         """Decoded images, uint8 [B, S, S] -> what the network takes."""
         return evaluation_inputs(torch.from_numpy(images)[:, None], self._runtime, self.channels)
 
-    def read(self, path: Path) -> np.ndarray | str:
+    def read(self, file: Path | ImageFile) -> np.ndarray | str:
         """The image as the network was trained on it, uint8 [S, S]; or what is wrong with it."""
+        one = file if isinstance(file, ImageFile) else ImageFile(file)
         try:
-            data = read_file(path)  # of a pipe or a device it is an error
+            data = one.read()
         except OSError as error:
             return error.strerror or str(error)
-        return self.decode(data, path.name)
+        except UnreadableFile as error:
+            return str(error)
+        return self.decode(data, one.path.name)
 
     def decode(self, data: bytes, name: str) -> np.ndarray | str:
         """The content of an image file, likewise; `name` is for messages."""
@@ -165,14 +185,3 @@ class Predictor:
         except decode.UnreadableImage as error:
             return str(error)
         return decode.resize(image.pixels, self.image_size, self.fit)
-
-
-def image_files(paths: str | Path | Iterable[str | Path]) -> Iterator[Path]:
-    """Files as they are given; of a folder, those with a known ending, in order."""
-    for given in [paths] if isinstance(paths, str | Path) else paths:
-        path = Path(given)
-        if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_ENDINGS)
-            yield from sorted(found)
-        else:
-            yield path

@@ -10,8 +10,9 @@ import numpy as np
 
 from config import Config, UserError
 from engine.data.adopt import with_headers
-from engine.data.cache import Progress, open_cache
+from engine.data.cache import CachedImages, Progress, open_cache
 from engine.data.source import open_source
+from engine.inference import drift
 from engine.inference.predictor import Predictor
 
 BATCH = 64
@@ -25,6 +26,8 @@ class ScoredDataset:
     names: list[str]
     labels: np.ndarray  # int64 [N], 1 is the positive class
     scores: np.ndarray  # float64 [N]
+    images: CachedImages  # uint8 [M, S, S]
+    rows: np.ndarray  # int64 [N], the row of each image in `images`
     patients: list[str | None]
     columns: dict[str, list[str]]  # the data set's other columns: name -> N cells
     unreadable: dict[str, str]  # name -> reason
@@ -71,10 +74,14 @@ def score_dataset(
     readable = [row for row, scan in enumerate(opened.scans) if scan.error is None]
     kept = dataclasses.replace(source, records=[source.records[row] for row in readable])
     kept = with_headers(kept, [opened.scans[row] for row in readable], config.data)
-    scores = [
-        model.scores(np.asarray(opened.images[np.array(readable[at : at + BATCH])]))
-        for at in range(0, len(readable), BATCH)
-    ]
+    scores: list[np.ndarray] = []
+    figures: list[dict[str, float]] = []
+    for at in range(0, len(readable), BATCH):
+        batch = np.asarray(opened.images[np.array(readable[at : at + BATCH])])
+        scores.append(model.scores(batch))
+        figures += [drift.figures_of(image) for image in batch]
+    joined = np.concatenate(scores) if scores else np.empty(0)
+    unusual = drift.dataset_warnings(figures, joined, model.bundle["training_population"])
     unreadable = {
         record.name: scan.error
         for record, scan in zip(source.records, opened.scans, strict=True)
@@ -84,9 +91,11 @@ def score_dataset(
         path=path,
         names=[record.name for record in kept.records],
         labels=np.array([record.label for record in kept.records], dtype=np.int64),
-        scores=np.concatenate(scores) if scores else np.empty(0),
+        scores=joined,
+        images=opened.images,
+        rows=np.array(readable, dtype=np.int64),
         patients=[record.patient for record in kept.records],
         columns=kept.cells(),
         unreadable=unreadable,
-        warnings=[message for _, message in [*kept.warnings, *opened.warnings]],
+        warnings=[*(message for _, message in [*kept.warnings, *opened.warnings]), *unusual],
     )

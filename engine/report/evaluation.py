@@ -13,6 +13,7 @@ from engine.report.sections import (
     cross_table,
     figures_table,
     headline,
+    side_by_side,
 )
 
 
@@ -31,6 +32,8 @@ def evaluation_page(document: dict[str, Any]) -> str:
         f'<div class="charts">{charts(found)}</div>',
         "<h2>Calibration</h2>",
         calibration_table(found["calibration"]),
+        *_beside_training(document),
+        *_robustness(document.get("robustness", [])),
         *_columns(found["columns"]),
         *_comparison(document.get("comparison")),
         "<h2>How this was made</h2>",
@@ -38,6 +41,37 @@ def evaluation_page(document: dict[str, Any]) -> str:
         '<p class="soft">For research. Not a medical device.</p>',
     ]
     return html.page(f"Evaluation of {document['model']}", parts)
+
+
+def _beside_training(document: dict[str, Any]) -> list[str]:
+    inside = document.get("internal")
+    if inside is None:
+        return []
+    compared = [
+        {"name": f"internal ({inside['part']} part)", "assessment": inside},
+        {"name": document["dataset"], "assessment": document["assessment"]},
+    ]
+    return ["<h2>Beside the model's own data</h2>", side_by_side(compared)]
+
+
+def _robustness(changes: list[dict[str, Any]]) -> list[str]:
+    if not changes:
+        return []
+    rows = [
+        (
+            one["change"],
+            html.decimal(one["auroc"]),
+            html.percent(one["decisions_changed"]),
+            html.decimal(one["mean_score_change"]),
+        )
+        for one in changes
+    ]
+    head = ("change", "AUROC", "decisions that change", "mean change of the score")
+    return [
+        "<h2>Robustness</h2>",
+        f"<p>The same {changes[0]['images']} images, changed in ways that change no diagnosis.</p>",
+        html.table(head, rows),
+    ]
 
 
 def _columns(columns: list[dict[str, Any]]) -> list[str]:

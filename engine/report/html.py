@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -67,19 +67,27 @@ def page(title: str, parts: Iterable[str]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: bool = True) -> str:
-    """A table; every column but the first is of numbers, unless `numbers` is false."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    numbers: bool = True,
+    soft: Collection[int] = (),
+) -> str:
+    """A table; every column but the first is of numbers, unless `numbers` is false.
+
+    The rows whose places are in `soft` are grey.
+    """
     kinds = ["", *([' class="number"'] if numbers else [""]) * (len(head) - 1)]
     top = "".join(
         f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(kinds, head, strict=True)
     )
     body = "".join(
-        "<tr>"
+        f"<tr{' class=small' if place in soft else ''}>"
         + "".join(
             f"<td{kind}>{escape(str(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)
         )
         + "</tr>"
-        for row in rows
+        for place, row in enumerate(rows)
     )
     inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
     kind = "" if numbers else ' class="pairs"'

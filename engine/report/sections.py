@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from engine.metrics.subgroups import FEWEST
 from engine.report import html, svg
 
 NAMES = {
@@ -186,6 +187,7 @@ def columns_section(columns: list[dict[str, Any]]) -> list[str]:
             for group in one["subgroups"]
         ]
         head = (one["column"], "images", "ill", "sensitivity", "specificity", "AUROC")
-        parts.append(html.table(head, rows))
+        few = [at for at, group in enumerate(one["subgroups"]) if group["count"] < FEWEST]
+        parts.append(html.table(head, rows, soft=few))
     parts.append('<p class="soft">No figure is given for fewer than 10 images.</p>')
     return parts

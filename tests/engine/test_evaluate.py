@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from config import UserError
+from engine import load_model
 from engine.data.phantoms import write_demo_dataset
 from engine.evaluate import main
 
@@ -63,8 +67,6 @@ def test_a_model_against_itself_differs_in_nothing(
 
 
 def test_swapped_classes_are_suspected(demo_run: DemoRun, elsewhere: Path, tmp_path: Path) -> None:
-    import zipfile
-
     words = {b"NORMAL": b"PNEUMONIA", b"PNEUMONIA": b"NORMAL"}
     swapped = tmp_path / "swapped.zip"
     with zipfile.ZipFile(elsewhere) as given, zipfile.ZipFile(swapped, "w") as made:
@@ -84,3 +86,51 @@ def test_mistakes_are_said_in_words(demo_run: DemoRun, elsewhere: Path, tmp_path
         run(demo_run, elsewhere, tmp_path, "--prevalence", "5")
     with pytest.raises(UserError, match=r"nowhere\.zip"):
         run(demo_run, tmp_path / "nowhere.zip", tmp_path)
+
+
+def test_it_shows_internal_beside_external_and_how_robust_the_scores_are(
+    demo_run: DemoRun, elsewhere: Path, tmp_path: Path
+) -> None:
+    found = run(demo_run, elsewhere, tmp_path, "--operating-point", "youden")
+    internal, changes = found["internal"], found["robustness"]
+    assert isinstance(internal, dict)
+    assert internal["part"] == "test"
+    assert internal["count"] == demo_run.results["test"]["count"]
+    assert isinstance(changes, list)
+    assert changes[0]["decisions_changed"] == 0
+    assert {"JPEG, quality 25", "half the resolution"} <= {one["change"] for one in changes}
+    assert all(0 <= one["decisions_changed"] <= 1 for one in changes)
+    (page,) = tmp_path.rglob("evaluation.html")
+    text = page.read_text()
+    assert "internal (test part)" in text
+    assert found["assessment"]["threshold"] == pytest.approx(  # type: ignore[index]
+        load_model(demo_run.bundle, device="cpu").threshold_of("youden")
+    )
+
+
+def test_a_run_is_named_by_its_number(demo_run: DemoRun, elsewhere: Path, tmp_path: Path) -> None:
+    overrides = [
+        f"output.{key}={value}" for key, value in demo_run.config.to_dict()["output"].items()
+    ]
+    chosen = [word for one in overrides for word in ("--set", one)]
+    arguments = ["1", "--dataset", str(elsewhere), "--out", str(tmp_path), "--no-robustness"]
+    assert main([*arguments, *chosen]) == 0
+    assert (tmp_path / "run_1_on_elsewhere" / "evaluation.html").exists()
+
+
+def test_other_images_than_the_trainings_are_noticed(
+    demo_run: DemoRun, elsewhere: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bright"
+    with zipfile.ZipFile(elsewhere) as archive:
+        archive.extractall(folder)
+    for path in folder.rglob("*.png"):
+        pixels = np.asarray(Image.open(path)).astype(np.float32)
+        Image.fromarray((255 - pixels / 8).astype(np.uint8)).save(path)
+    found = run(demo_run, folder, tmp_path / "out", "--no-robustness")
+    warnings = found["warnings"]
+    assert isinstance(warnings, list)
+    assert any("brightness" in text for text in warnings)
+    usual = run(demo_run, elsewhere, tmp_path / "usual", "--no-robustness")["warnings"]
+    assert isinstance(usual, list)
+    assert not any("brightness" in text or "contrast" in text for text in usual)

@@ -100,3 +100,24 @@ def test_an_operating_point_chooses_the_threshold(
     assert kept["sensitivity>=0.95"]["figures"]["recall"] >= 0.95
     with pytest.raises(UserError, match="no operating point 'best'"):
         main([*arguments, "best"])
+
+
+@pytest.mark.filterwarnings("error::ResourceWarning")
+def test_archives_and_patterns_are_taken_like_folders(
+    demo_run: DemoRun, images: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "images.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(images.iterdir()):
+            file.write(path, f"inner/{path.name}")
+    out, heat = tmp_path / "out.json", tmp_path / "heat"
+    scores = []
+    for given in (str(archive), str(images / "phantom*.png"), str(images)):
+        more = ["--explain", str(heat)] if given == str(archive) else []
+        code = main([str(demo_run.bundle), given, "--out", str(out), *more])
+        assert code == (0 if "*" in given else 1)  # the broken file is not in the pattern
+        rows = json.loads(out.read_text())
+        scores.append({Path(row["path"]).name: row["score"] for row in rows if not row["error"]})
+    assert scores[0] == scores[1] == scores[2]
+    assert len(scores[0]) == 6
+    assert len(list(heat.iterdir())) == 6
