@@ -274,7 +274,6 @@ LAYOUTS: dict[str, Callable[[Look], Keys | None]] = {
     "covid-chestxray": covid_chestxray,
 }
 NOTES = {
-    "VinDr-CXR": "VinDr-CXR names no patients: images of one patient may be in several parts",
     "COVIDx": (
         "COVIDx holds images of RSNA, whose ids number images, not people: images of one patient "
         "may be in several parts. data.patients=FILE names a table of images and patients"

@@ -146,7 +146,8 @@ def _warnings_of(report: dict[str, Any]) -> list[tuple[str, str]]:
         message = (
             f"each of the {report['images']} images has a patient id of its own: ids that no two "
             "images share cannot show that no patient is in two parts of the split; do they number "
-            "images or studies rather than people? data.patient_column names another column"
+            "images or studies rather than people? data.patient_column names another column, and "
+            "data.patients=FILE a table of images and patients"
         )
         warnings.append(("patient_ids_distinct", message))
     return warnings

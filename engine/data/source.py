@@ -161,6 +161,9 @@ def _from_table(
     if listed.missing:
         message = f"{len(listed.missing)} images are missing and left out"
         warnings.append(("missing_images", message))
+    if flow["unlisted"]:
+        message = f"{flow['unlisted']:,} images have no label in {data.join} and are not used"
+        warnings.append(("unlabelled_images", message))
     unlisted = sorted(filter(is_image, set(finder.names) - listed.names))
     if unlisted:
         flow["unlisted"] += len(unlisted)

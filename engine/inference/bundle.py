@@ -45,7 +45,12 @@ def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
         ),
         "label_names": list(data.label_names),
         "temperature": None,
-        "training_population": {"counts": data.report["counts"], **_pixel_statistics(data)},
+        "training_population": {
+            "counts": data.report["counts"],
+            "split": data.report["split"],  # what it proves of patients and pixels
+            "warnings": [f"{code}: {message}" for code, message in data.warnings],
+            **_pixel_statistics(data),
+        },
         "data_fingerprint": data.fingerprint,
         "config": config.to_dict(),
         "versions": {"packages": package_versions(), "code": code_version()},
