@@ -78,7 +78,7 @@ class Run:
         if not self.state.history:
             self.saving.save("start")
         while not self.state.is_done:
-            trained = self._train_epoch()
+            trained = self.train_epoch()
             if trained.stopped:
                 break
             validated = self._validate()
@@ -120,7 +120,7 @@ class Run:
                 average_views=self.config.recipe.average_views,
             )
 
-    def _train_epoch(self) -> TrainFigures:
+    def train_epoch(self) -> TrainFigures:
         """Train the epoch of the state's position, from its step on. Raises TrainingDiverged."""
         position, learner = self.state.position, self.state.learner
         epoch, seed, settings = position.epoch, self.config.system.seed, self.config.augment

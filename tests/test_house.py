@@ -45,6 +45,7 @@ LEVELS = (
     ("cli",),
     ("trainer",),
     ("failure", "ending"),
+    ("rehearsal",),
     ("run",),
     ("saving",),
     ("report",),

@@ -16,6 +16,7 @@ from engine.data.split import PARTS, Split
 
 NEAR = 15  # bits of 256 in which near-duplicates may differ; other chests differ in over 50
 NEIGHBOURS = 64  # of images that all look the same, each is compared with so many that follow it
+SHAPES = 8  # sizes that are listed
 LISTED = 200  # names, pairs and groups in the report; the counts are of all
 
 
@@ -84,6 +85,7 @@ def build_report(
             "listed": [[names[i], names[j]] for i, j in near[:LISTED]],
         },
         "sizes": _sizes(scans),
+        "shapes": _shapes(scans),
         "modes": dict(Counter(scan.mode for scan in scans).most_common()),
         "bits_in_use": common_bits([scan.bits for scan in scans]),  # of 16-bit images
         "warnings": [],
@@ -141,6 +143,12 @@ def _groups(keys: Sequence[str | None]) -> list[list[int]]:
         if key:
             where[key].append(i)
     return [group for group in where.values() if len(group) > 1]
+
+
+def _shapes(scans: Sequence[Scan]) -> list[list[int]]:
+    """The most common sizes: width, height, images."""
+    counts = Counter((scan.width, scan.height) for scan in scans)
+    return [[*shape, count] for shape, count in counts.most_common(SHAPES)]
 
 
 def _sizes(scans: Sequence[Scan]) -> dict[str, list[int]]:

@@ -16,7 +16,8 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 62rem; background: var(--back);
   color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
+h1 { font-size: 1.6rem; margin: 0 0 .3rem; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin: 2.2rem 0 .6rem; }
 p, li { max-width: 46rem; } .soft { color: var(--soft); } .lead { font-size: 1.15rem; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line);
@@ -45,11 +46,23 @@ summary { cursor: pointer; margin: 1rem 0; }
 .mistakes figure { margin: 0; padding: .5rem; background: var(--card); border-radius: 6px; }
 .mistakes img { width: 49%; height: auto; margin-right: 1%; }
 .mistakes figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.thumbnails { display: grid; gap: .4rem; margin: .3rem 0 .8rem;
+  grid-template-columns: repeat(4, 1fr); }
+@media (min-width: 40rem), print { .thumbnails { grid-template-columns: repeat(8, 1fr); } }
+.thumbnails figure { margin: 0; } .thumbnails img { width: 100%; height: auto; display: block;
+  border-radius: 3px; background: #000; }
+.thumbnails figcaption { font-size: .8rem; line-height: 1.3; overflow-wrap: anywhere; }
+.alike { display: grid; gap: 1rem; margin: .5rem 0; align-items: start;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
+.alike section { padding: .5rem; background: var(--card); border-radius: 6px; }
+.alike p { margin: .4rem 0 0; } .alike .thumbnails { margin: 0;
+  grid-template-columns: repeat(2, 1fr); }
 @page { margin: 15mm; }
 @media print { :root { color-scheme: light; --text: #000; --soft: #444; --line: #bbb;
   --back: #fff; --card: #f6f7f9; } body { max-width: none; font-size: 10pt; padding: 0; }
   nav, details:not([open]) { display: none; } .scroll { overflow: visible; }
-  tr, .mistakes figure, figure.wide, .charts > figure { break-inside: avoid; }
+  tr, .mistakes figure, .thumbnails, .alike section, figure.wide,
+  .charts > figure { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }
 """
 

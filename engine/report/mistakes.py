@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +11,7 @@ from config import UserError
 from engine.inference.explain import overlay
 from engine.inference.predictor import Predictor
 from engine.report.facts import ImageSource, Part
+from engine.report.pictures import data_url
 
 SHOWN = 4  # of each kind
 SIDE = 224  # pixels of a picture at most
@@ -69,8 +68,8 @@ def find_mistakes(
         if row not in pixels or model is None:
             return Mistake(name, score)
         image = pixels[row]
-        heat = _data_url(overlay(image, model.heat_map(image))) if hot else None
-        return Mistake(name, score, _data_url(Image.fromarray(image)), heat)
+        heat = data_url(overlay(image, model.heat_map(image)), SIDE) if hot else None
+        return Mistake(name, score, data_url(Image.fromarray(image), SIDE), heat)
 
     return Mistakes(
         [mistake(row) for row in first],
@@ -80,10 +79,3 @@ def find_mistakes(
         correlation,
         note,
     )
-
-
-def _data_url(picture: Image.Image) -> str:
-    picture.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
