@@ -60,6 +60,7 @@ ROUTES = [
     Route("/datasets/{name}", datasets.show_dataset, methods=["GET"]),
     Route("/datasets/{name}", datasets.put_dataset, methods=["PUT"]),
     Route("/datasets/{name}", datasets.delete_dataset, methods=["DELETE"]),
+    Route("/datasets/{name}/report", datasets.show_report, methods=["GET"]),
     WebSocketRoute("/ws", live.stream),
     WebSocketRoute("/ws/runs/{run_id:run_id}", live.stream),
     Mount("/static", StaticFiles(directory=service.STATIC)),

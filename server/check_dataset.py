@@ -1,8 +1,8 @@
-"""`python -m server.check_dataset FILE NAME`: check an uploaded data set, in its own process.
+"""`python -m server.check_dataset FILE NAME [PAGE]`: check an upload, in a process of its own.
 
 Every image is decoded, into the decode cache that a run would fill, so that bad ones are found on
 arrival and the run starts sooner. A hostile ZIP costs the server no memory and none of its time.
-Prints one line of JSON.
+With PAGE, the page that `engine.check` makes is written there. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -35,11 +35,21 @@ async def check(path: Path, name: str, config: Config) -> dict[str, Any]:
         return await _check(path, name, config)
 
 
-async def _check(path: Path, name: str, config: Config) -> dict[str, Any]:
+async def make_page(path: Path, name: str, config: Config, page: Path) -> str | None:
+    """Write the page of an uploaded data set, unless it is there; why it could not be made."""
+    async with _one_at_a_time:
+        if await asyncio.to_thread(page.exists):  # made while this one waited
+            return None
+        found = await _check(path, name, config, page)
+        return found.get("detail")
+
+
+async def _check(path: Path, name: str, config: Config, page: Path | None = None) -> dict[str, Any]:
     seconds = CHECK_SECONDS + path.stat().st_size / BYTES_PER_SECOND  # noqa: ASYNC240  one call
     with tempfile.TemporaryFile() as errors:  # not in memory: a decoder may warn of every image
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "server.check_dataset", str(path), name),
+            *([] if page is None else [str(page)]),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
@@ -91,6 +101,18 @@ def main(path: str, name: str, config: Config) -> dict[str, Any]:
     return {"report": report}
 
 
+def write_page(path: str, name: str, config: Config, page: str) -> dict[str, Any]:
+    """{} where the page has been written, {"detail"} where it could not be."""
+    from engine.files import write_text
+    from engine.report.checking import check_dataset  # with torch, for the augmented images
+
+    try:
+        write_text(Path(page), check_dataset(Path(path), name, config).page)
+    except UserError as error:
+        return {"detail": str(error).replace(path, name)}
+    return {}
+
+
 def _report(source: Source) -> dict[str, Any]:
     labels = Counter(source.label_names[record.label] for record in source.records)
     patients = {record.patient for record in source.records if record.patient}
@@ -108,5 +130,7 @@ def _report(source: Source) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
-    found = main(sys.argv[1], sys.argv[2], Config.from_dict(json.load(sys.stdin)))
+    path, name, *pages = sys.argv[1:]
+    settings = Config.from_dict(json.load(sys.stdin))
+    found = write_page(path, name, settings, pages[0]) if pages else main(path, name, settings)
     print(json.dumps(found))

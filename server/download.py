@@ -17,6 +17,11 @@ from starlette.types import Receive, Scope, Send
 from server.errors import ApiError
 
 CHUNK = 256 << 10  # bytes
+# Of a report, which is shown: nothing but its own style and images, and no script.
+REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; sandbox allow-popups"
+)
 RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 

@@ -80,6 +80,7 @@ def describe(config: Config) -> Schema:
                 "put": _put_dataset(),
                 "delete": _delete_dataset(),
             },
+            "/datasets/{name}/report": {"get": _dataset_report()},
             "/session": {"get": operation("What this client may do", {200: json_of(_session())})},
             "/healthz": {"get": operation("Health", {200: json_of(ref("Health"))})},
             "/readyz": {"get": operation("Readiness", {200: json_of(ref("Ready"))})},
@@ -256,6 +257,19 @@ def _list_datasets() -> Schema:
 def _show_dataset() -> Schema:
     answers = {200: json_of(ref("Dataset")), 404: error("no such data set")}
     return operation("One data set", answers | {422: error("no such name")}, [_dataset_name()])
+
+
+def _dataset_report() -> Schema:
+    answers = {
+        200: {"description": "a page that opens offline", "content": {"text/html": {}}},
+        206: {"description": "a part of it", "content": {"*/*": {}}},
+        404: error("no such data set"),
+        409: error("the images cannot be prepared with the server's settings"),
+        416: error("Range is beyond the page"),
+        422: error("no such name"),
+    }
+    text = "What the data set holds and what a network will see; made when it is first asked for"
+    return operation(text, answers, [_dataset_name()])
 
 
 def _put_dataset() -> Schema:

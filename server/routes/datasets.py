@@ -18,7 +18,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from engine.records.database import LIVE
-from server.check_dataset import check
+from server.check_dataset import check, make_page
+from server.download import REPORT_POLICY, Download
 from server.errors import NO_SPACE, ApiError
 from server.settings import Settings
 
@@ -74,6 +75,30 @@ async def show_dataset(request: Request) -> Response:
     return JSONResponse(row)
 
 
+async def show_report(request: Request) -> Response:
+    """GET /datasets/{name}/report: the page of `engine.check`, made when it is first asked for."""
+    state, name = request.state, name_of(request)
+    row = await state.store.get_dataset(name)
+    if row is None:
+        raise ApiError(404, f"there is no data set {name}", field="name")
+    path = Path(row["path"])
+    page = page_of(path)
+    if not await run_in_threadpool(page.exists):
+        if why := await make_page(path, f"{name}.zip", state.settings.config, page):
+            raise ApiError(409, why, field="name")
+        if not await run_in_threadpool(path.exists):  # deleted meanwhile
+            await run_in_threadpool(page.unlink, missing_ok=True)
+    try:
+        return await run_in_threadpool(Download, page, f"{name}.html", REPORT_POLICY)
+    except FileNotFoundError:
+        raise ApiError(404, f"there is no data set {name} any more", field="name") from None
+
+
+def page_of(path: Path) -> Path:
+    """Where the page of an uploaded file lies."""
+    return path.with_suffix(".html")
+
+
 async def delete_dataset(request: Request) -> Response:
     """DELETE /datasets/{name}: the data set and its uploaded file, unless a run needs it now.
 
@@ -106,7 +131,8 @@ async def drop_unused(state: Any, path: str | None) -> None:
 
 async def _unlink(state: Any, path: str) -> None:
     if _is_upload(state.settings, path):
-        await run_in_threadpool(Path(path).unlink, missing_ok=True)
+        for file in (Path(path), page_of(Path(path))):
+            await run_in_threadpool(file.unlink, missing_ok=True)
 
 
 def _is_upload(settings: Settings, path: str) -> bool:

@@ -17,7 +17,7 @@ from engine.records.identity import has_snapshot, run_folder
 from engine.records.liveness import host_name, is_running, this_host
 from engine.records.log import METRIC_COLUMNS
 from server.artifacts import artifacts, delete_files, existing, read_json
-from server.download import Download
+from server.download import REPORT_POLICY, Download
 from server.errors import ApiError
 from server.hub import encode_all
 from server.listing import choice_of, settings_of
@@ -33,11 +33,6 @@ from server.routes.datasets import drop_unused
 from server.supervisor import ENDED, RESUMABLE, output_of
 
 PAGE, LARGEST_PAGE = 50, 500
-# Of a report, which is shown: nothing but its own style and images, and no script.
-REPORT_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'; sandbox allow-popups"
-)
 SEEN_RUNS = 3  # from which a duration is estimated, at most
 # What decides how long an epoch takes, beside data and device.
 COSTS = (

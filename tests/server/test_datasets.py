@@ -266,3 +266,24 @@ def test_an_upload_that_cannot_be_recorded_leaves_no_file(server: Server, images
     database.close()
     assert put(server, "other", images.read_bytes()).status_code == 500
     assert uploads(server) == files
+
+
+def test_the_report_of_an_upload_is_made_once_and_goes_with_it(
+    server: Server, images: Path
+) -> None:
+    assert put(server, "chests", images.read_bytes()).status_code == 201
+    answer = server.get("/datasets/chests/report")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "script-src" not in answer.headers["content-security-policy"]
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "64 images of 32 patients" in answer.text
+    assert "Data set chests.zip" in answer.text
+    assert str(server.folder) not in answer.text
+    page = next((server.folder / "output" / "datasets").glob("*.html"))
+    made = page.stat().st_mtime_ns
+    assert server.get("/datasets/chests/report").text == answer.text
+    assert page.stat().st_mtime_ns == made
+    assert delete(server, "datasets/chests").status_code == 204
+    assert uploads(server) == []
+    assert server.get("/datasets/chests/report").status_code == 404
