@@ -22,6 +22,7 @@ SMALL = {
     "scaling": "--images 40 --image-size 32 --rounds 1",
     "contention": "--images 40 --image-size 32 --epochs 2 --rounds 1",
     "epoch_vs_peers": "--images 8 --image-size 32 --batch-size 4 --rounds 1",
+    "predict": "--images 4 --image-size 32 --rounds 1 --backbone resnet18 --no-server",
     "server": "sockets runs upload",
 }
 LONG = ("scaling", "contention", "epoch_vs_peers", "server")
