@@ -16,8 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
     """0 when everything was written. Raises UserError."""
     options = parser().parse_args(arguments)
     base = ConfigManager.load(options.config, overrides=set_values(options.set))
-    run_id = _run_id(options.run)
-    report(run_id, base, options)
+    if options.unpack:
+        _unpack(Path(options.run), base)
+    elif options.pack is not None:
+        _pack(_run_id(options.run), base, options)
+    else:
+        report(_run_id(options.run), base, options)
     return 0
 
 
@@ -28,7 +32,18 @@ def parser() -> argparse.ArgumentParser:
         description="Write the report (one HTML file that opens offline) and the model card of a "
         "run. What only a person knows is read from study.yaml beside the data.",
     )
-    command.add_argument("run", help="a run's number")
+    command.add_argument("run", help="a run's number; with --unpack, the file")
+    whole = command.add_mutually_exclusive_group()
+    whole.add_argument(
+        "--pack", type=Path, metavar="FILE", help="write the whole run to this ZIP instead: "
+        "records, curves, model, report",
+    )  # fmt: skip
+    whole.add_argument(
+        "--unpack", action="store_true", help="add the run in a packed file to the database"
+    )
+    command.add_argument(
+        "--images", action="store_true", help="with --pack: keep the report's images"
+    )
     command.add_argument("--dataset", type=Path, help="where the data set is now")
     command.add_argument("--study", type=Path, metavar="FILE", help="instead of study.yaml")
     command.add_argument(
@@ -72,6 +87,23 @@ def report(run_id: int, base: Config, options: argparse.Namespace) -> None:
     if note:
         print(note)
     print(f"written: {' and '.join(map(str, paths))}")
+
+
+def _pack(run_id: int, base: Config, options: argparse.Namespace) -> None:
+    from engine.records.packing import pack
+
+    pack(Path(base.output.database), run_id, options.pack, options.images)
+    kept = "with" if options.images else "without"
+    print(f"{options.pack}: run {run_id}, {kept} images")
+
+
+def _unpack(source: Path, base: Config) -> None:
+    from engine.records.location import check_local
+    from engine.records.packing import unpack
+
+    database = Path(base.output.database)
+    check_local(database, base.output.allow_network_database)
+    print(f"{source}: run {unpack(source, base)} of {database}")
 
 
 def _run_id(text: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from config import Config, UserError
 from config.errors import first_line
 from engine.data.prepare import Prepared
@@ -89,7 +91,13 @@ def of_prepared(data: Prepared) -> ImageSource:
     """The images as the run has them, in the decode cache."""
     rows = dict(zip(data.names, data.rows.tolist(), strict=True))
     patients = dict(zip(data.names, data.patients, strict=True))
-    return ImageSource(lambda name: data.images[rows[name]], patients)
+
+    def read(name: str) -> np.ndarray:
+        if name not in rows:  # a name that is escaped in the table of scores
+            raise UserError(f"{name} is not found under this name")
+        return data.images[rows[name]]
+
+    return ImageSource(read, patients)
 
 
 def of_dataset(path: Path, config: Config, model: Predictor) -> tuple[ImageSource | None, str]:
