@@ -19,6 +19,7 @@ SMALL = {
     "accuracy": "--dataset {dataset} --seeds 1 --epochs 1 --image-size 32 --backbone resnet18 "
     "--rows plain ema --scores {folder}",
     "equal_accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
+    "tables": "--share 0.002 --rounds 1",
     "scaling": "--images 40 --image-size 32 --rounds 1",
     "contention": "--images 40 --image-size 32 --epochs 2 --rounds 1",
     "epoch_vs_peers": "--images 8 --image-size 32 --batch-size 4 --rounds 1",
