@@ -19,7 +19,7 @@ export async function startView(main) {
 
   function showDatasets(found, wanted) {
     put(list, h("h2", {}, "Data sets"), found.length ? h("div", { class: "table" }, h("table", { class: "stack" },
-      h("thead", {}, h("tr", {}, ["Name", "Images", "Classes", "Patients", "Uploaded", "Report", "Notes"].map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", {}, h("tr", {}, ["Name", "Images", "Classes", "Patients", "Uploaded", "Notes"].map((name) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, found.map(datasetRow)))) : h("p", { class: "soft" }, "None yet."));
     put(choice, ...found.map((one) => h("option", { value: one.dataset_id, selected: one.name === wanted }, one.name)),
       h("option", { value: "" }, "a path on the server"));
@@ -35,10 +35,10 @@ export async function startView(main) {
 
 function datasetRow(one) {
   const { images, counts, patients, warnings = [] } = one.report ?? {};
-  const cells = [["name", one.name], ["images", images ?? "–"],
+  const report = h("a", { href: `/datasets/${encodeURIComponent(one.name)}/report`, target: "_blank" }, "report");
+  const cells = [["name", h("span", {}, one.name, " ", report)], ["images", images ?? "–"],
     ["classes", counts ? Object.entries(counts).map(([name, n]) => `${n} ${name}`).join(", ") : "–"],
     ["patients", patients ?? "not named"], ["uploaded", when(one.created_at)],
-    ["report", h("a", { href: `/datasets/${encodeURIComponent(one.name)}/report`, target: "_blank" }, "open")],
     ["notes", warnings.join("; ")]];
   return h("tr", {}, cells.map(([label, text]) => h("td", { "data-label": label }, text instanceof Node ? text : String(text))));
 }
