@@ -7,12 +7,14 @@ from typing import Any
 
 from config import UserError
 from config.errors import first_line
-from engine import metrics
 from engine.data.loading import evaluation_loader
 from engine.files import insist, write_text
 from engine.inference import bundle
+from engine.metrics.calibrated import at_operating_point
+from engine.metrics.calibration import apply_temperature
 from engine.records import results
 from engine.records.figures import BEST_KEYS
+from engine.report.conclusion import conclude
 from engine.report.write import write_at_end
 from engine.run import Run
 from engine.stream.events import RunWarning, TrainingComplete, TrainingStopped
@@ -32,6 +34,7 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
         tested = _score_test(run)
         completed = tested is not None
     selection, ending = run.state.selection, figures_of(run)
+    conclusion = _conclusion(run, tested) if completed else None
     outcome = {
         "run_id": run.run_id,
         "run_uid": run.run_uid,
@@ -41,6 +44,7 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
         "selection": selection.keeper.explain(),
         "validation": selection.best_summary,
         **({"test": tested} if tested else {}),
+        "conclusion": conclusion,
     }
     _insist(
         run,
@@ -51,9 +55,13 @@ def end_run(run: Run, completed: bool) -> dict[str, Any]:
         run.emit(RunWarning("no_eligible_epoch", selection.keeper.explain()))
     if completed and ending["best_epoch"]:
         _write_report(run, outcome)
+    point = selection.best_summary.get("operating_point")
+    if point and point.get("unmet"):
+        message = f"{point['unmet']}; the model's threshold is that of {point['rule']}"
+        run.emit(RunWarning("operating_point", message))
     if completed:
         brief = tested and {name: tested[name] for name in (*BEST_KEYS, "intervals")}
-        run.emit(TrainingComplete(**ending, test=brief))
+        run.emit(TrainingComplete(**ending, test=brief, conclusion=conclusion))
     else:
         run.emit(TrainingStopped(**ending, reason=run.stop.reason))
     return outcome
@@ -75,6 +83,22 @@ def _write_report(run: Run, outcome: dict[str, Any]) -> None:
         run.emit(RunWarning("report_incomplete", message))
 
 
+def _conclusion(run: Run, tested: dict[str, Any] | None) -> str | None:
+    """For a person; None where the kept epoch is one of an older version."""
+    validated = run.state.selection.best_summary
+    point = validated.get("operating_point")
+    if point is None:
+        return None
+    return conclude(
+        "test" if tested else "val",
+        tested or validated,
+        run.data.label_names,
+        str(run.saving.snapshots.best_path),
+        run.run_id,
+        point["unmet"],
+    )
+
+
 def figures_of(run: Run) -> dict[str, Any]:
     """The fields of `TrainingComplete`, as the run stands."""
     selection, best_epoch = run.state.selection, run.state.selection.best_epoch
@@ -85,6 +109,7 @@ def figures_of(run: Run) -> dict[str, Any]:
         "training_time": run.state.elapsed(),
         "early_stopped": selection.stopped_early,
         "best_model_path": str(run.saving.snapshots.best_path) if best_epoch else None,
+        "operating_point": selection.best_summary.get("operating_point"),
     }
 
 
@@ -118,11 +143,18 @@ def _score_test(run: Run) -> dict[str, Any] | None:
     scored = run.evaluate(loader, len(batches), content["epoch"], "test", network)
     if scored.stopped:
         return None
-    target = run.config.experiment.target_specificity
-    figures = metrics.summary(scored.scores, scored.labels, target_specificity=target)
+    temperature = content["temperature"]  # None in a bundle of an older version
+    scores = scored.scores if temperature is None else apply_temperature(scored.scores, temperature)
+    figures = at_operating_point(
+        scores,
+        scored.labels,
+        content["operating_points"][content["default_operating_point"]],
+        run.config.experiment.target_specificity,
+        run.data.owners(scored.index),
+    )
     figures["loss"] = scored.loss
     names, columns = run.data.texts(scored.index)
-    table = results.scores_table(names, scored.labels, scored.scores, columns)
+    table = results.scores_table(names, scored.labels, scores, columns)
     path = results.scores_path(run.config.output, run.run_id, "test")
     _insist(run, str(path), lambda: write_text(path, table))
     content["metrics"]["test"] = figures

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from contextlib import nullcontext
+from typing import Any
 
 from torch import nn
 
@@ -16,6 +17,12 @@ from engine.data.dataset import Batch
 from engine.data.inputs import evaluation_inputs, training_inputs
 from engine.data.loading import batch_names, make_loaders
 from engine.data.prepare import Prepared
+from engine.metrics.calibrated import (
+    Calibrated,
+    at_operating_point,
+    calibrate,
+    wanted_rule,
+)
 from engine.model.resnet import stem_of
 from engine.saving import Saving
 from engine.stop import StopRequest
@@ -163,7 +170,10 @@ class Run:
             validated.scores, validated.labels, target_specificity=experiment.target_specificity
         )
         summary |= {"val_loss": validated.loss, "train_loss": trained.loss}
+        best = None
         is_best = selection.update(epoch, summary, is_last=epoch >= experiment.epochs)
+        if is_best:
+            best = validated, self._calibrate(validated, summary)
         learning_rate = learner.learning_rate
         learner.end_epoch(validated.loss)
         state.position = EpochState(epoch + 1)
@@ -175,7 +185,26 @@ class Run:
             assert selection.best_epoch is not None
             patience = experiment.early_stopping_patience
             state.history.record(EarlyStoppingTriggered(epoch, selection.best_epoch, patience))
-        self.saving.save("epoch", validated if is_best else None)
+        self.saving.save("epoch", best)
+
+    def _calibrate(self, validated: EvalFigures, summary: dict[str, Any]) -> Calibrated:
+        """Temperature and operating points of the epoch to keep, whose figures are at 0.5.
+
+        From now on its figures are those of calibrated scores at the default operating point.
+        """
+        experiment = self.config.experiment
+        wanted = wanted_rule(experiment.operating_point, experiment.target_specificity)
+        found = calibrate(validated.scores, validated.labels, wanted)
+        losses = {name: summary[name] for name in ("val_loss", "train_loss")}
+        self.state.selection.best_summary = losses | at_operating_point(
+            found.scores,
+            validated.labels,
+            found.points[found.default],
+            experiment.target_specificity,
+            self.data.owners(validated.index),
+        )
+        self.state.selection.best_summary["operating_point"]["unmet"] = found.unmet
+        return found
 
     def _after_step(self, position: EpochState) -> None:
         self.threads.balance()

@@ -9,6 +9,7 @@ from config import Config, UserError
 from config.errors import first_line
 from engine.data.prepare import Prepared
 from engine.inference import bundle
+from engine.metrics.calibrated import Calibrated
 from engine.records import results
 from engine.records.snapshots import Snapshots
 from engine.stream.events import CheckpointSaved, RunWarning
@@ -46,17 +47,20 @@ class Saving:
         minutes = (time.monotonic() - self._last_saved) / 60
         return minutes >= self._config.experiment.checkpoint_minutes
 
-    def save(self, reason: str, best: EvalFigures | None = None) -> None:
+    def save(self, reason: str, best: tuple[EvalFigures, Calibrated] | None = None) -> None:
         """A snapshot of everything that decides how the run continues, in the background.
 
-        `best` are the figures of an epoch that has just become the best: its bundle comes too.
+        `best` is of an epoch that has just become the best: its bundle comes too.
         """
         self._last_saved = time.monotonic()
         state, content = self._state, None
         epoch = state.position.epoch - 1
         if best is not None:
-            names, columns = self._data.texts(best.index)
-            state.kept_scores = results.scores_table(names, best.labels, best.scores, columns)
+            validated, calibrated = best
+            names, columns = self._data.texts(validated.index)
+            state.kept_scores = results.scores_table(
+                names, validated.labels, calibrated.scores, columns
+            )
         snapshot = {
             "run_uid": self._run_uid,
             "config": self._config.to_dict(),
@@ -66,9 +70,7 @@ class Saving:
         if best is not None:
             weights = state.learner.kept_weights(snapshot["learner"])
             summary = state.selection.best_summary
-            content = bundle.of_epoch(
-                self._bundle, weights, epoch, summary, best.scores, best.labels
-            )
+            content = bundle.of_epoch(self._bundle, weights, epoch, summary, calibrated)
         self.snapshots.save(snapshot, content, epoch, reason)
 
     def restore(self) -> None:

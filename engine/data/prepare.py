@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from engine.data.source import Source, open_source, problem_error
 from engine.data.split import PARTS, Split, split_records
 
 SMALLEST_ALONE = 32  # pixels: a ResNet's last stage is then one value for an image and channel
+FEW = 10  # images of a class in a part, below which its figures say little
 MANY = 200  # images, of which some should share a patient
 
 
@@ -45,6 +47,11 @@ class Prepared:
         places = index.tolist()
         columns = {name: [cells[i] for i in places] for name, cells in self.columns.items()}
         return [self.names[i] for i in places], columns
+
+    def owners(self, index: np.ndarray) -> np.ndarray | None:
+        """int64, a number for each image's patient; None where the data set names no patients."""
+        places = index.tolist()
+        return owner_numbers([self.patients[i] for i in places], [self.names[i] for i in places])
 
 
 def prepare(dataset_path: str | Path, config: Config, progress: Progress | None = None) -> Prepared:
@@ -116,6 +123,20 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     )
 
 
+def owner_numbers(patients: Sequence[str | None], names: Sequence[str]) -> np.ndarray | None:
+    """int64 [N], a number for each image's patient; None where no image [N] has one.
+
+    An image without a patient id counts as a patient of its own.
+    """
+    if not any(patients):
+        return None
+    owners = [
+        f"patient {owner}" if owner else f"image {name}"
+        for owner, name in zip(patients, names, strict=True)
+    ]
+    return np.unique(owners, return_inverse=True)[1].astype(np.int64)
+
+
 def _check_batch(config: Config) -> None:
     """Raises UserError where a training batch would be a single value for BatchNorm."""
     halves = config.recipe.small_epochs > 0
@@ -150,6 +171,15 @@ def _warnings_of(report: dict[str, Any]) -> list[tuple[str, str]]:
             "data.patients=FILE a table of images and patients"
         )
         warnings.append(("patient_ids_distinct", message))
+    for part, classes in report["counts"].items():
+        few = {label: count for label, count in classes.items() if count < FEW}
+        if few and any(classes.values()):
+            counted = " and ".join(f"{count} {label}" for label, count in few.items())
+            message = (
+                f"the {part} part has only {counted} images: figures of fewer than {FEW} images of "
+                "a class say little; give more patients, or change the split"
+            )
+            warnings.append(("few_images", message))
     return warnings
 
 

@@ -35,7 +35,7 @@ def split_records(
 
     `fixed` holds the part of each record where the data set names it: those are obeyed, and only
     a part that is missing altogether is drawn from the training images. Raises DatasetError where
-    a class would be missing in a part.
+    a class would be missing in a part, or a given test part shares a patient with another.
     """
     groups = group_records(patients, pixel_hashes)
     part = np.full(len(labels), TRAIN)
@@ -51,6 +51,7 @@ def split_records(
         part[free] = _draw(labels[free], groups[free], wanted, seed)
     split = Split(*(np.flatnonzero(part == number) for number in range(3)))
     _check(split, labels)
+    _check_test(part, patients)
     return split
 
 
@@ -114,3 +115,15 @@ def _check(split: Split, labels: np.ndarray) -> None:
                 f"the {name} part of the split has images of one class only, and no AUROC could be "
                 "computed; give more patients of the rarer class, or change system.validation_split"
             )
+
+
+def _check_test(part: np.ndarray, patients: Sequence[str | None]) -> None:
+    tested = {patients[i] for i in np.flatnonzero(part == TEST).tolist()} - {None}
+    others = {patients[i] for i in np.flatnonzero(part != TEST).tolist()}
+    if shared := sorted(str(patient) for patient in tested & others):
+        raise DatasetError(
+            f"{len(shared)} patients of the given test part are also in train or val "
+            f"({', '.join(shared[:3])}{', ...' if shared[3:] else ''}): its figures would flatter "
+            "every model. Move each patient into one part, leave the split away, or, where these "
+            "ids do not name people, set data.patient_column=none"
+        )

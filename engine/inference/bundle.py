@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ from engine.data.cache.entry import PREPROCESSING
 from engine.data.inputs import GREY_MEAN, GREY_STD, MEAN, STD
 from engine.data.prepare import Prepared
 from engine.inference import drift
-from engine.metrics import summary
-from engine.metrics.operating import DEFAULT_RULES, RuleNotMet, choose_threshold, parse_rule
+from engine.metrics.calibrated import DEFAULT_POINT, Calibrated, operating_point
 from engine.model.resnet import stem_of
 from engine.records import checkpoint
 from engine.records.manifest import code_version, package_versions
@@ -25,8 +23,6 @@ KEYS = {  # beside `format`
     *("operating_points", "default_operating_point", "metrics", "training_population"),
     *("data_fingerprint", "config", "versions"),
 }
-OPERATING_FIGURES = ("recall", "specificity", "precision", "accuracy", "f1")
-DEFAULT_POINT = "default_0.5"
 SAMPLED = 1000  # training images that the pixel statistics are taken from
 SCORE_BINS = 20  # of the histogram of validation scores over 0..1
 
@@ -44,7 +40,6 @@ def describe(config: Config, data: Prepared, run_uid: str) -> dict[str, Any]:
             fit=config.data.fit,
         ),
         "label_names": list(data.label_names),
-        "temperature": None,
         "training_population": {
             "counts": data.report["counts"],
             "split": data.report["split"],  # what it proves of patients and pixels
@@ -62,16 +57,15 @@ def of_epoch(
     weights: dict[str, torch.Tensor],
     epoch: int,
     figures: dict[str, Any],
-    scores: np.ndarray,
-    labels: np.ndarray,
+    calibrated: Calibrated,
 ) -> dict[str, Any]:
     """The content of one epoch's bundle.
 
-    `figures`, `scores` [N] and `labels` [N] are of the validation part, `figures` at 0.5.
+    `figures` and `calibrated` are of the validation part, `figures` at the default operating point.
     """
     population = {
         **common["training_population"],
-        "val_scores": np.histogram(scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
+        "val_scores": np.histogram(calibrated.scores, SCORE_BINS, (0.0, 1.0))[0].tolist(),
     }
     return {
         **common,
@@ -79,8 +73,9 @@ def of_epoch(
         "weights": weights,
         "epoch": epoch,
         "metrics": {"val": figures},
-        "operating_points": _operating_points(scores, labels),
-        "default_operating_point": DEFAULT_POINT,
+        "temperature": calibrated.temperature,
+        "operating_points": calibrated.points,
+        "default_operating_point": calibrated.default,
     }
 
 
@@ -139,27 +134,6 @@ def preprocessing(
     ]
 
 
-def _operating_points(scores: np.ndarray, labels: np.ndarray) -> dict[str, dict[str, Any]]:
-    """A threshold for each rule that the validation part can satisfy, with its figures there."""
-    points = {}
-    for text in DEFAULT_RULES:
-        with contextlib.suppress(RuleNotMet):
-            threshold = choose_threshold(parse_rule(text), scores, labels)
-            points[text] = _point(text, summary(scores, labels, threshold))
-    return points
-
-
-def _point(rule: str, figures: dict[str, Any]) -> dict[str, Any]:
-    chosen = {name: figures[name] for name in OPERATING_FIGURES}
-    known = {k: v for k, v in figures.get("intervals", {}).items() if k in OPERATING_FIGURES}
-    return {
-        "threshold": figures.get("threshold", 0.5),
-        "rule": rule,
-        "part": "val",
-        "figures": {**chosen, "intervals": known},
-    }
-
-
 def _pixel_statistics(data: Prepared) -> dict[str, Any]:
     """Mean and standard deviation of the decoded training images, in 0..1, over a sample."""
     places = np.linspace(0, len(data.split.train) - 1, min(SAMPLED, len(data.split.train)))
@@ -186,7 +160,7 @@ def _from_format_1(old: dict[str, Any]) -> dict[str, Any]:
         "label_names": old["label_names"],
         "temperature": None,
         "metrics": {"val": old["metrics"]},
-        "operating_points": {DEFAULT_POINT: _point(DEFAULT_POINT, old["metrics"])},
+        "operating_points": {DEFAULT_POINT: operating_point(DEFAULT_POINT, old["metrics"])},
         "default_operating_point": DEFAULT_POINT,
         "training_population": None,
         "data_fingerprint": None,

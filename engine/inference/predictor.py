@@ -146,7 +146,7 @@ class Predictor:
 
     @torch.inference_mode()
     def scores(self, images: np.ndarray) -> np.ndarray:
-        """Decoded images, uint8 [B, S, S] -> scores, float64 [B]."""
+        """Decoded images, uint8 [B, S, S] -> calibrated scores, float64 [B]."""
         inputs = self._inputs(images)
         with self._runtime.autocast():
             logits = mean_logits(self._fused, inputs, self.average_views)

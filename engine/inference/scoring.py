@@ -11,6 +11,7 @@ import numpy as np
 from config import Config, UserError
 from engine.data.adopt import with_headers
 from engine.data.cache import CachedImages, Progress, open_cache
+from engine.data.prepare import owner_numbers
 from engine.data.source import open_source
 from engine.inference import drift
 from engine.inference.predictor import Predictor
@@ -35,17 +36,8 @@ class ScoredDataset:
 
     @property
     def patient_numbers(self) -> np.ndarray | None:
-        """int64 [N], a number for each patient; None where the data set names none.
-
-        An image without a patient id counts as a patient of its own.
-        """
-        if not any(self.patients):
-            return None
-        owners = [
-            f"patient {owner}" if owner else f"image {name}"
-            for owner, name in zip(self.patients, self.names, strict=True)
-        ]
-        return np.unique(owners, return_inverse=True)[1].astype(np.int64)
+        """int64 [N], a number for each patient; None where the data set names none."""
+        return owner_numbers(self.patients, self.names)
 
 
 def score_dataset(

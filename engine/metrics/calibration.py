@@ -88,16 +88,21 @@ def calibration_line(scores: ArrayLike, labels: ArrayLike) -> CalibrationLine:
     return CalibrationLine(slope=both[1], intercept=both[0], in_the_large=large[0])
 
 
-def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
+def fit_temperature(scores: ArrayLike, labels: ArrayLike, smoothed: bool = False) -> float:
     """The temperature T that minimises the log loss of sigmoid(logit(score) / T).
 
     Guo et al., 2017. It is at most 20 and at least 0.05: scores that separate the classes
-    perfectly would have a T of 0. nan where a class is missing or a score is NaN.
+    perfectly would have a T of 0. With `smoothed`, the labels are Platt's (1999), (n + 1) / (n + 2)
+    for the n positive images and 1 / (n + 2) for the n negative ones: a few images that happen to
+    be separated do not make a model certain. nan where a class is missing or a score is NaN.
     """
     s, positive = checked(scores, labels)
     if np.isnan(s).any() or positive.all() or not positive.any():
         return math.nan
-    x, y = logit(s), positive.astype(np.float64)
+    x, y = _exact_logit(s), positive.astype(np.float64)
+    if smoothed:
+        up, down = positive.sum(), (~positive).sum()
+        y = np.where(positive, (up + 1) / (up + 2), 1 / (down + 2))
     low, high = 1 / LARGEST_TEMPERATURE, 1 / SMALLEST_TEMPERATURE
     # The log loss is convex in 1 / T: its derivative has one zero, found by bisection.
     for _ in range(NEWTON_STEPS):
@@ -111,12 +116,18 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike) -> float:
 
 def apply_temperature(scores: ArrayLike, temperature: float) -> Floats:
     """sigmoid(logit(score) / temperature), float64 [N]; the order of scores stays."""
-    return _sigmoid(logit(np.asarray(scores, dtype=np.float64)) / temperature)
+    return _sigmoid(_exact_logit(np.asarray(scores, dtype=np.float64)) / temperature)
 
 
 def logit(scores: Floats) -> Floats:
     """log(s / (1 - s)), of scores kept CLIP away from 0 and 1."""
     clipped = np.clip(scores, CLIP, 1 - CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _exact_logit(scores: Floats) -> Floats:
+    """log(s / (1 - s)), finite for every float64: scores near 0 and 1 keep their order."""
+    clipped = np.clip(scores, np.finfo(np.float64).tiny, 1 - 2**-53)
     return np.log(clipped) - np.log1p(-clipped)
 
 

@@ -15,6 +15,7 @@ import torch
 from config import Config
 from engine.device import Runtime, describe
 from engine.files import visible
+from engine.model.weights import origin
 
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "pydicom")
 CODE = ("config", "engine")  # the packages whose code decides the figures
@@ -27,11 +28,15 @@ def build_manifest(
     runtime: Runtime,
     chosen: dict[str, Any],
 ) -> dict[str, Any]:
-    """JSON-able; `chosen` is what the `auto` settings of the loaders came to."""
+    """JSON-able; `chosen` is what the `auto` settings of the loaders came to.
+
+    Raises UserError where a file of initial weights cannot be read.
+    """
     return {
         "command": [visible(word) for word in sys.argv],
         "config": config.to_dict(),
         "dataset": {"path": str(dataset), "fingerprint": fingerprint},
+        "weights": origin(config.model.weights, config.model.backbone),  # to begin with
         "code": code_version(),
         "packages": package_versions(),
         "hardware": {

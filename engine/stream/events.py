@@ -130,7 +130,8 @@ class SystemMetrics(Event):
 
 @dataclass(frozen=True)
 class TrainingComplete(Event):
-    """The run reached its end. `best_` figures are of the one kept epoch, validation part."""
+    """The run reached its end. `best_` figures are of the one kept epoch, validation part, at the
+    threshold of `operating_point`."""
 
     name: ClassVar[str] = "training_complete"
     metrics: dict[str, float | None]  # best_accuracy, best_precision, best_recall, ...
@@ -142,6 +143,10 @@ class TrainingComplete(Event):
     # Of the kept epoch on the test part: name -> figure, and `intervals`: name -> [low, high].
     # None where there is no test part, and for a run that did not reach its end.
     test: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+    # rule, threshold and the part that it was chosen on. None: 0.5, which nothing chose.
+    operating_point: dict[str, Any] | None = dataclasses.field(default=None, kw_only=True)
+    # A paragraph for a person: what the model finds and misses. None as for `test`.
+    conclusion: str | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

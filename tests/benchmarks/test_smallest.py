@@ -18,6 +18,7 @@ SMALL = {
     "loop_overhead": "--pairs 1 --steps 1 --batch-size 2 --image-size 32 --backbone resnet18",
     "accuracy": "--dataset {dataset} --seeds 1 --epochs 1 --image-size 32 --backbone resnet18 "
     "--rows plain ema --scores {folder}",
+    "selection": "--runs 2 --epochs 4",
     "equal_accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
     "tables": "--share 0.002 --rounds 1",
     "scaling": "--images 40 --image-size 32 --rounds 1",

@@ -16,6 +16,7 @@ from config import UserError
 from engine import ending, metrics, trainer
 from engine.data.phantoms import write_demo_dataset
 from engine.data.prepare import prepare
+from engine.inference import bundle
 from engine.model.resnet import build_model
 from engine.records import checkpoint
 from engine.run import Run
@@ -44,15 +45,23 @@ def test_the_test_part_is_scored_once_with_the_kept_weights(
         table = list(csv.DictReader(file))
     scores = np.array([float(row["score"]) for row in table])
     labels = np.array([int(row["label"]) for row in table])
-    expected = metrics.summary(scores, labels)
+    content = bundle.load(Path(results["best_model_path"]))
+    point = content["operating_points"][content["default_operating_point"]]
+    expected = metrics.summary(scores, labels, point["threshold"])
     stored = json.loads((folder / "result_1.json").read_text())["test"]
     for name in ("recall", "specificity", "auroc"):
         assert stored[name] == pytest.approx(expected[name]) == results["test"][name]
-        assert stored["intervals"][name] == pytest.approx(expected["intervals"][name])
+        low, high = stored["intervals"][name]  # by patient
+        assert low <= stored[name] <= high
+    assert stored["patients"] < stored["count"]
+    assert content["metrics"]["test"]["recall"] == stored["recall"]
     assert len(table) == stored["count"] == results["test"]["count"] > 0
     logged = query(tmp_path, "SELECT payload FROM event WHERE event = 'training_complete'")
     assert json.loads(logged[0][0])["test"]["recall"] == pytest.approx(stored["recall"])
-    assert f"on the test part: accuracy {stored['accuracy']:.4f} (" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"on the test part: accuracy {stored['accuracy']:.4f} (" in printed
+    assert f"On the {stored['count']} images of {stored['patients']} patients" in printed
+    assert "which chose nothing" in printed
 
 
 def test_without_a_test_part_there_is_nothing_of_it(dataset: Path, tmp_path: Path) -> None:
@@ -73,7 +82,11 @@ def test_a_completed_run_keeps_its_model_and_nothing_to_resume(
     assert (folder / "last.pt").exists()
     done = CentralizedTrainer(config, "done", run_id=1).train(dataset, resume=True)
     assert done["status"] == "completed"
-    assert {path.name for path in folder.iterdir()} == {"best_model.pt", "run.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "best_model.pt",
+        "model_card.md",
+        "run.json",
+    }
     assert checkpoint.load(folder / "best_model.pt")["epoch"] == done["best_epoch"]
 
 

@@ -220,10 +220,15 @@ def _ending(event: TrainingComplete) -> list[str]:
             f"{name.removeprefix('best_')} {_share(value).strip()}"
             for name, value in event.metrics.items()
         )
-        lines.append(f"kept epoch {event.best_epoch}: {figures}")
+        point = event.operating_point
+        rule = f" ({point['rule']})" if point else ""
+        at = f"validation part, threshold {point['threshold'] if point else 0.5:.4g}{rule}"
+        lines.append(f"kept epoch {event.best_epoch}: {figures} ({at})")
         if event.test is not None:
             lines.append(f"on the test part: {_with_intervals(event.test)}")
         lines.append(f"model: {event.best_model_path}")
+    if event.conclusion is not None:
+        lines.append(event.conclusion)
     return lines
 
 

@@ -106,6 +106,15 @@ def test_a_part_with_one_class_is_an_error_that_says_so() -> None:
         split_records(labels, [None] * 10, [str(i) for i in range(10)], [None] * 10, 0.2, 0.0, 0)
 
 
+def test_a_given_test_part_that_shares_a_patient_is_refused_and_val_is_not() -> None:
+    labels, hashes = np.arange(12) % 2, [str(i) for i in range(12)]
+    fixed = ["train"] * 4 + ["val"] * 4 + ["test"] * 4
+    own = [f"P{i}" for i in range(12)]
+    with pytest.raises(DatasetError, match=r"1 patients of the given test part .* \(P0\)"):
+        split_records(labels, [*own[:11], "P0"], hashes, fixed, 0.2, 0.2, 0)
+    split_records(labels, [*own[:7], "P0", *own[8:]], hashes, fixed, 0.2, 0.2, 0)
+
+
 def test_a_table_with_a_row_per_box_never_leaks() -> None:
     """RSNA has 30,227 rows for 26,684 images; split by row, half the positive ones would leak."""
     rng = np.random.default_rng(0)

@@ -69,7 +69,7 @@ def test_the_scores_are_those_of_the_run(run: Any, table: str) -> None:
     np.testing.assert_allclose([p.score for p in found], list(expected.values()), atol=1e-6)
     for prediction in found:
         assert prediction.score is not None
-        assert prediction.label == model.label_names[int(prediction.score >= 0.5)]
+        assert prediction.label == model.label_names[int(prediction.score >= model.threshold)]
 
 
 def test_a_bad_file_has_an_error_and_the_rest_is_scored(run: Any, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_the_bundle_says_what_is_in_it(run: Any) -> None:
     assert content["run_uid"] == results["run_uid"]
     assert content["epoch"] == results["best_epoch"]
     point = content["operating_points"][content["default_operating_point"]]
-    assert (point["threshold"], point["part"]) == (0.5, "val")
+    assert (point["rule"], point["part"]) == (results["operating_point"]["rule"], "val")
     assert point["figures"]["recall"] == results["best_recall"]
     assert len(point["figures"]["intervals"]["recall"]) == 2
     assert content["metrics"]["val"]["auroc"] == results["best_auroc"]

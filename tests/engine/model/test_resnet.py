@@ -12,7 +12,9 @@ from torch import nn
 
 from config import UserError
 from config.schema import Model
+from engine.data.inputs import normalise
 from engine.model import resnet as models
+from engine.model import weights
 
 
 def small(**changes: object) -> Model:
@@ -140,3 +142,62 @@ def test_the_optimizer_holds_each_trainable_parameter_once_as_stages_are_unfroze
             assert all((p.ndim >= 2) == (group["weight_decay"] == 0.1) for p in group["params"])
         assert known == {id(p) for p in network.parameters() if p.requires_grad}
     assert known == {id(p) for p in network.parameters()}
+
+
+def features(network: nn.Module, grey: torch.Tensor, channels: int) -> torch.Tensor:
+    """What the first stage gives for images [B, 1, S, S] in 0..1, in the inner part."""
+    assert isinstance(network, torchvision.models.ResNet)
+    x = network.bn1(network.conv1(normalise(grey, channels)))
+    return x[..., 2:-2, 2:-2]
+
+
+@pytest.mark.parametrize("has", [1, 3])
+@pytest.mark.parametrize("wants", [1, 3])
+def test_a_stem_of_one_channel_or_three_gives_the_same_features(
+    tmp_path: Path, has: int, wants: int
+) -> None:
+    first = models.build_model(small(grey_input=has == 1), 0.3).eval()
+    torch.save(first.state_dict(), tmp_path / "w.pt")
+    settings = small(grey_input=wants == 1, weights=str(tmp_path / "w.pt"))
+    second = models.build_model(settings, 0.3).eval()
+    grey = torch.rand(2, 1, 48, 48)
+    torch.testing.assert_close(
+        features(second, grey, wants), features(first, grey, has), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("grey_input", [False, True])
+def test_torchxrayvisions_weights_see_the_range_they_were_trained_on(
+    tmp_path: Path, grey_input: bool
+) -> None:
+    """Its images span -1024 to 1024, its network has one channel and the prefix `model.`."""
+    theirs = models._backbone("resnet18")
+    theirs.conv1 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    state = {f"model.{key}": value for key, value in theirs.eval().state_dict().items()}
+    torch.save(state, tmp_path / "xrv.pt")
+    settings = small(grey_input=grey_input, weights=str(tmp_path / "xrv.pt"))
+    ours = models.build_model(settings, 0.3).eval()
+    grey = torch.rand(2, 1, 48, 48)
+    with torch.inference_mode():
+        expected = theirs.bn1(theirs.conv1(grey * 2048 - 1024))[..., 2:-2, 2:-2]
+        found = features(ours, grey, 1 if grey_input else 3)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=1e-4)
+    said = weights.origin(str(tmp_path / "xrv.pt"), "resnet18")
+    assert said["source"] == "torchxrayvision ResNet"
+    assert len(said["sha256"]) == 64
+
+
+def test_images_below_32_pixels_get_the_small_stem_and_keep_their_resolution() -> None:
+    network = models.build_model(small(), 0.3, image_size=28).eval()
+    assert isinstance(network, torchvision.models.ResNet)
+    assert network.conv1.stride == (1, 1)
+    assert network.maxpool(network.conv1(torch.rand(1, 3, 28, 28))).shape[-2:] == (28, 28)
+    assert models.build_model(small(), 0.3, image_size=32).conv1.stride == (2, 2)
+    assert models.stem_of(small(stem="small"), 224) == "small"
+
+
+def test_zero_init_begins_with_blocks_that_change_nothing() -> None:
+    network = models.build_model(small(), 0.3, zero_init=True).eval()
+    x = torch.rand(1, 64, 8, 8)
+    torch.testing.assert_close(network.get_submodule("layer1.1")(x), x)
