@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import chain, zip_longest
+from itertools import chain
 
 from config import UserError
 
-LISTED = 50  # problems that are kept and shown; the rest is counted
+LISTED = 50  # problems of a kind that are kept and shown; the rest is counted
 
 
 class Problems:
@@ -16,36 +16,45 @@ class Problems:
 
     def __init__(self) -> None:
         self.count = 0
+        self._counts: Counter[str] = Counter()
         self._kept: dict[str, list[tuple[int, str]]] = defaultdict(list)
 
     def add(self, kind: str, text: str) -> None:
-        """`kind` groups problems: where there are many, each kind is shown."""
+        """`kind` is a word that groups problems: where there are many, each kind is shown."""
         if len(self._kept[kind]) < LISTED:
             self._kept[kind].append((self.count, text))
         self.count += 1
+        self._counts[kind] += 1
 
     def listed(self) -> list[str]:
-        """At most LISTED problems in the order in which they were added, a fair share of a kind."""
-        in_turn = chain.from_iterable(zip_longest(*self._kept.values()))
-        fair = [problem for problem in in_turn if problem is not None][:LISTED]
-        return [text for _, text in sorted(fair)]
+        """At most LISTED problems of each kind, in the order in which they were added."""
+        return [text for _, text in sorted(chain.from_iterable(self._kept.values()))]
+
+    def rest(self) -> str:
+        """The problems that are not listed, as "and 7 more"; of several kinds, each is counted."""
+        left = {kind: n - len(self._kept[kind]) for kind, n in self._counts.items()}
+        left = {kind: n for kind, n in left.items() if n}
+        if not left:
+            return ""
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in left.items())
+        return f"and {sum(left.values()):,} more" + (f" ({kinds})" if len(self._counts) > 1 else "")
 
 
 class DatasetError(UserError):
-    """What is wrong with a data set: `problems` lists at most LISTED of them, `count` says all."""
+    """What is wrong with a data set: `problems` lists LISTED of a kind at most, `count` is all."""
 
     def __init__(self, summary: str, problems: Sequence[str] | Problems | None = None) -> None:
         if isinstance(problems, Problems):
-            self.problems, self.count = problems.listed(), problems.count
+            self.problems, self.count, rest = problems.listed(), problems.count, problems.rest()
         elif problems is not None:
             self.problems, self.count = list(problems[:LISTED]), len(problems)
+            rest = f"and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
         else:
-            self.problems, self.count = [summary], 1
+            self.problems, self.count, rest = [summary], 1, ""
         lines = [summary]
         if problems is not None:
             lines += [f"  {problem}" for problem in self.problems]
-            if self.count > len(self.problems):
-                lines.append(f"  and {self.count - len(self.problems):,} more")
+            lines += [f"  {rest}"] if rest else []
         super().__init__("\n".join(lines))
 
 

@@ -135,3 +135,28 @@ def test_with_the_mapping_the_report_proves_that_no_person_is_in_two_parts(tmp_p
     assert len(parts) == 8
     assert all(len(of) == 1 for of in parts.values())
     assert bundle.describe(config, prepared, "uid")["training_population"]["split"] == proof
+
+
+def test_problems_of_all_kinds_are_listed_together_and_the_rest_counted(tmp_path: Path) -> None:
+    """Labels, missing, unreadable and ambiguous images of one data set, in one error."""
+    rows = [(f"{n}.png", f"strange {n}") for n in range(60)]
+    rows += [(f"nowhere{n}.png", "NORMAL") for n in range(70)]
+    rows += [("twice.png", "PNEUMONIA"), ("broken.png", "PNEUMONIA")]
+    rows += [(f"good{n}.png", "PNEUMONIA" if n % 2 else "NORMAL") for n in range(6)]
+    files: Files = {f"{n}.png": "never read" for n in range(60)}
+    files |= {f"good{n}.png": png(n) for n in range(6)} | {"broken.png": "no image"}
+    files |= {"a/twice.png": png(7), "b/twice.png": png(8)}
+    lines = "".join(f"{name},{label}\n" for name, label in rows)
+    files["metadata.csv"] = f"filename,label\n{lines}"
+    settings = {"data.image_size": 32, "output.cache_dir": str(tmp_path / "cache")}
+    config = ConfigManager.load(overrides=settings, environ={})
+    with pytest.raises(DatasetError) as caught:
+        prepare(make_zip(tmp_path / "set.zip", files), config)
+    message = str(caught.value)
+    assert caught.value.count == 60 + 70 + 1 + 1
+    assert message.count("unknown label") == 50
+    assert message.count("is not among the files") == 50
+    assert "'twice.png' could be 'a/twice.png' or 'b/twice.png'" in message
+    assert "'broken.png': " in message
+    assert "data.unreadable=skip" in message
+    assert message.endswith("and 30 more (label 10, missing 20)")

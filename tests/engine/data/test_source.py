@@ -246,9 +246,9 @@ def test_of_very_many_problems_fifty_are_kept_of_every_kind_and_all_are_counted(
     with pytest.raises(DatasetError) as caught:
         open_source(path, Data())
     assert caught.value.count == 301
-    assert len(caught.value.problems) == 50
+    assert len(caught.value.problems) == 51
     assert "nowhere.png" in str(caught.value)
-    assert str(caught.value).endswith("and 251 more")
+    assert str(caught.value).endswith("and 250 more (label 250)")
 
 
 def test_problems_of_single_rows_can_be_collected_with_others(tmp_path: Path) -> None:
