@@ -130,6 +130,9 @@ function inputFor(key, rule) {
     const options = [...(one.type === "boolean" ? ["true", "false"] : []), ...(choices ?? [])];
     return h("select", { id: key }, options.map((option) => h("option", { value: option, selected: option === value }, option)));
   }
+  if (one.type === "object")
+    return h("input", { id: key, placeholder: "Lung Opacity: 1, Normal: 0, *: drop", title: rule.description,
+      pattern: "\\s*|[^,]+:\\s*(0|1|drop)\\s*(,[^,]+:\\s*(0|1|drop)\\s*)*" });
   if (choices || one.type === "array" || one.type === "string") {
     const input = h("input", { id: key, required: true, pattern: one.pattern?.slice(1, -1), title: rule.description });
     input.value = value;
@@ -145,6 +148,15 @@ function valueOf(input, rule) {
   const text = input.value.trim();
   if ((rule.anyOf?.[1].enum ?? rule.enum ?? []).includes(text)) return text;
   if (one.type === "boolean") return text === "true";
+  if (one.type === "object") return mapOf(text);
   if (one.type === "array") return text === "" ? [] : text.split(",").map(Number);
   return one.type === "string" ? text : Number(text);
+}
+
+// "Lung Opacity: 1, *: drop" as an object; the last colon of each part separates.
+function mapOf(text) {
+  return Object.fromEntries(text.split(",").filter((part) => part.includes(":")).map((part) => {
+    const at = part.lastIndexOf(":"), value = part.slice(at + 1).trim();
+    return [part.slice(0, at).trim(), value === "drop" ? value : Number(value)];
+  }));
 }
