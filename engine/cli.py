@@ -30,6 +30,14 @@ DEMO_OVERRIDES = {
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that answers an unknown option with the nearest one."""
 
+    program: str | None = None  # the name it was called by, where that is the installed command
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        """As in argparse, with --version."""
+        super().__init__(*arguments, **options)
+        self.prog = self.program or self.prog
+        self.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse, but an unknown option comes before one that is missing."""
         words = sys.argv[1:] if args is None else list(args)
@@ -43,6 +51,22 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(name[:60], options, n=1, cutoff=0.0)
             self.error(f"unknown option {name[:60]}; did you mean {near[0]}?")
         return super().parse_known_args(words, namespace)
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"pneumoscope {installed_version()}")
+        parser.exit()
+
+
+def installed_version() -> str:
+    """The version of the package; "unknown" where it runs from a folder that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("pneumoscope")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def add_config_options(command: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -14,23 +14,31 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from config import ConfigManager, UserError
-from engine.cli import set_values
+from engine.cli import Parser, set_values
 from engine.records.store import Store
 from server.app import create_app
 from server.demo import queue_demo
 from server.limits import CONNECTIONS, allowed_connections
+from server.logs import set_up
+from server.notify import check_url, read_secret
 from server.protocols import SPARE, Connections
-from server.settings import READ_VARIABLE, TOKEN_VARIABLE, Settings, read_proxies, read_token
+from server.settings import (
+    NOTIFY_VARIABLE,
+    READ_VARIABLE,
+    TOKEN_VARIABLE,
+    Settings,
+    read_proxies,
+    read_token,
+)
 
 SHUTDOWN_SECONDS = 5
 PING_SECONDS = 20.0  # between pings, and for the answer to one
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until a signal; 0 then, 2 for a mistake that the user can fix."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(format=LOG_FORMAT, level=options.log_level.upper())
+    set_up(options.log_format, options.log_level)
     try:
         settings = settings_of(options)
         app = create_app(settings)
@@ -59,7 +67,7 @@ async def prepare(settings: Settings, demo: bool) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    command = argparse.ArgumentParser(
+    command = Parser(
         prog="python -m server",
         description="Start runs, watch them live, compare them, and fetch what they leave.",
         epilog=f"Where others can reach the server, by --host, --allow-host or --trusted-proxy, a "
@@ -138,6 +146,35 @@ def parser() -> argparse.ArgumentParser:
         "--demo", action="store_true", help="make a data set and two runs to look at"
     )
     command.add_argument(
+        "--keep-days",
+        type=float,
+        metavar="DAYS",
+        help="delete ended runs with their files after so many days (default: keep them)",
+    )
+    command.add_argument(
+        "--keep-best",
+        type=int,
+        default=10,
+        metavar="N",
+        help="but never the N best of each data set, by AUROC, nor one tagged 'keep' "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--notify", metavar="URL", help="send a POST there when a run ends, again until it is taken"
+    )
+    command.add_argument(
+        "--notify-secret-file",
+        type=Path,
+        metavar="FILE",
+        help=f"signs it in X-Pneumoscope-Signature (or {NOTIFY_VARIABLE})",
+    )
+    command.add_argument(
+        "--notify-private", action="store_true", help="the URL may lead to a private address"
+    )
+    command.add_argument(
+        "--log-format", default="text", choices=("text", "json"), help="of the log on stderr"
+    )
+    command.add_argument(
         "--log-level", default="warning", choices=("debug", "info", "warning", "error")
     )
     return command
@@ -157,10 +194,22 @@ def settings_of(options: argparse.Namespace) -> Settings:
         upload_dir=options.uploads,
         allowed_hosts=tuple(options.allow_host),
         trusted_proxies=read_proxies(options.trusted_proxy),
+        keep_days=at_least_zero(options.keep_days, "--keep-days"),
+        keep_best=int(at_least_zero(options.keep_best, "--keep-best") or 0),
+        notify=None if options.notify is None else check_url(options.notify),
+        notify_secret=read_secret(options.notify_secret_file, os.environ.get(NOTIFY_VARIABLE)),
+        notify_private=options.notify_private,
         cancel_grace=options.cancel_grace,
         max_sockets=options.max_sockets,
         predict_device=options.predict_device,
     )
+
+
+def at_least_zero(value: float | None, option: str) -> float | None:
+    """Raises UserError for a negative number."""
+    if value is not None and not value >= 0:
+        raise UserError(f"{option} must be at least 0")
+    return value
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -22,11 +22,14 @@ from engine.records.location import check_local
 from engine.records.store import Store
 from server import errors
 from server.background import keep_running
+from server.exposition import Requests, new_counts
 from server.gate import Gate
 from server.hub import Hub
 from server.inference import Inference
 from server.limits import QuietLoop
-from server.routes import datasets, live, predictions, runs, service
+from server.notify import Notifier
+from server.retention import Retention
+from server.routes import datasets, lists, live, predictions, runs, service
 from server.security import Guard
 from server.settings import Settings, check_exposure
 from server.supervisor import Supervisor
@@ -44,8 +47,10 @@ ROUTES = [
     Route("/metrics", service.metrics),
     Route("/openapi.json", service.openapi),
     Route("/experiments/centralized", runs.start_run, methods=["POST"]),
-    Route("/runs", runs.list_runs),
-    Route("/groups", runs.list_groups),
+    Route("/runs", lists.list_runs),
+    Route("/groups", lists.list_groups),
+    Route("/compare", lists.compare_runs),
+    Route("/estimate", lists.estimate_run, methods=["POST"]),
     Route("/runs/{run_id:run_id}", runs.show_run, methods=["GET"]),
     Route("/runs/{run_id:run_id}", runs.change_run, methods=["PATCH"]),
     Route("/runs/{run_id:run_id}", runs.delete_run, methods=["DELETE"]),
@@ -76,7 +81,7 @@ def create_app(settings: Settings) -> Starlette:
     check_exposure(settings)
     output = settings.config.output
     check_local(settings.database, output.allow_network_database)
-    gate = Gate(settings)
+    gate, counts = Gate(settings), new_counts()
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[dict[str, Any]]:
@@ -96,7 +101,11 @@ def create_app(settings: Settings) -> Starlette:
             stack.push_async_callback(inference.close)
             await hub.start()
             await supervisor.look()
-            works = (hub, supervisor)
+            works: list[Any] = [hub, supervisor]
+            if settings.keep_days is not None:
+                works.append(Retention(writer, settings))
+            if settings.notify is not None:
+                works.append(Notifier(store, settings))
             tasks = [asyncio.create_task(keep_running(work.run, work.faults)) for work in works]
             try:
                 yield {
@@ -107,6 +116,7 @@ def create_app(settings: Settings) -> Starlette:
                     "supervisor": supervisor,
                     "gate": gate,
                     "inference": inference,
+                    "requests": counts,
                     "faults": [work.faults for work in works],
                 }
             finally:  # the workers continue: the next server adopts them
@@ -118,6 +128,7 @@ def create_app(settings: Settings) -> Starlette:
         routes=ROUTES,
         lifespan=lifespan,
         middleware=[
+            Middleware(Requests, routes=ROUTES, counts=counts),
             Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies)),
             Middleware(Guard, settings=settings, gate=gate),
         ],

@@ -143,8 +143,7 @@ class Gate:
         403 where it allows reading only.
         """
         access = self.access(scope, headers)
-        changes = scope["type"] == "http" and scope["method"] not in READING
-        if access == READ and changes and scope["path"] not in OPEN_PATHS:
+        if access == READ and _changes(scope):
             raise ApiError(403, "this token allows reading only")
 
     def access(self, scope: Scope, headers: Headers) -> str | None:
@@ -198,6 +197,13 @@ class Gate:
         if self._failures.wait(address):
             log.warning("too many wrong tokens: further ones are refused unseen for a minute")
         raise _unauthorized(detail)
+
+
+def _changes(scope: Scope) -> bool:
+    """Whether a request changes something; a prediction or an estimate does not."""
+    if scope["type"] != "http" or scope["method"] in READING or scope["path"] in OPEN_PATHS:
+        return False
+    return not (scope["method"] == "POST" and scope["path"].endswith(("/predict", "/estimate")))
 
 
 def client_of(scope: Scope) -> str:

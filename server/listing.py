@@ -13,6 +13,7 @@ from engine.records.queries import RUN_SORTS, Choice
 from server.errors import ApiError
 from server.parsing import MAX_ID, number_of
 
+COMPARED = 200  # runs at most
 SETTINGS = 20  # conditions, and columns of settings, at most
 CONDITION = re.compile(r"([a-z_]+\.[a-z0-9_]+)(>=|<=|=)(.*)")
 
@@ -47,6 +48,15 @@ def settings_of(connection: HTTPConnection) -> list[str]:
         detail = f"settings are at most {SETTINGS} configuration keys, with commas between"
         raise ApiError(422, detail, field="settings")
     return list(dict.fromkeys(keys))
+
+
+def run_ids_of(connection: HTTPConnection) -> list[int]:
+    """`?run_ids=1,2,3`. Raises ApiError 422."""
+    texts = connection.query_params.get("run_ids", "").split(",")
+    if len(texts) > COMPARED or not all(re.fullmatch("[0-9]{1,18}", text) for text in texts):
+        detail = f"run_ids are up to {COMPARED} whole numbers with commas between"
+        raise ApiError(422, detail, field="run_ids")
+    return list(dict.fromkeys(map(int, texts)))
 
 
 def _conditions(texts: list[str]) -> list[tuple[str, str, str]]:

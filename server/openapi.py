@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from config import Config
-from config.schema import RULES
-from engine.records.database import STATUSES
-from engine.records.log import METRIC_COLUMNS
-from engine.records.queries import RUN_SORTS
+from server import openapi_lists as lists
 from server.artifacts import ARTIFACTS
 from server.components import (
     NUMBER,
@@ -52,8 +49,10 @@ def describe(config: Config) -> Schema:
         },
         "paths": {
             "/experiments/centralized": {"post": _start()},
-            "/runs": {"get": _list_runs()},
-            "/groups": {"get": _list_groups()},
+            "/runs": {"get": lists.list_runs()},
+            "/groups": {"get": lists.list_groups()},
+            "/compare": {"get": lists.compare()},
+            "/estimate": {"post": _estimate()},
             "/runs/{run_id}": {
                 "get": operation("One run, whole", {200: json_of(ref("RunDetail"))}, of_run=True),
                 "patch": _change_run(),
@@ -139,55 +138,14 @@ def _start() -> Schema:
     ) | {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}}
 
 
-def _list_runs() -> Schema:
-    answer = object_of(
-        runs={"type": "array", "items": ref("Run")},
-        next_before=or_null(WHOLE),
-        total=WHOLE,
-        counts=OBJECT,
-        last_event_id=WHOLE,
-    )
-    return operation(
-        "Runs, the newest first or as sorted",
-        {200: json_of(answer), 422: error("a wrong parameter")},
-        [
-            *_filters(),
-            query("sort", {"enum": [*RUN_SORTS, *METRIC_COLUMNS, *RULES]}, "what to sort by"),
-            query("order", {"enum": ["asc", "desc"]}, "desc where it is not given"),
-            query("settings", TEXT, "configuration keys to list with each run, with commas"),
-            query("offset", {"type": "integer", "minimum": 0, "maximum": MAX_ID}, "runs to skip"),
-            query(
-                "before",
-                {"type": "integer", "minimum": 1, "maximum": MAX_ID},
-                "next_before of the page before, where the order is the usual one",
-            ),
-        ],
-    )
-
-
-def _list_groups() -> Schema:
-    answer = object_of(groups={"type": "array", "items": OBJECT})
-    return operation(
-        "Completed runs that differ in their seeds alone: mean and spread of their figures",
-        {200: json_of(answer), 422: error("a wrong parameter")},
-        _filters(),
-    )
-
-
-def _filters() -> list[Schema]:
-    status = "|".join(STATUSES)
-    return [
-        query(
-            "status",
-            {"type": "string", "pattern": f"^(({status})(,({status}))*)?$"},
-            "one or several, with commas",
-        ),
-        query("name", TEXT, "part of the run's name"),
-        query("tag", TEXT, "a tag"),
-        query("dataset", TEXT, "part of the data set's path"),
-        query("where", TEXT, "KEY=VALUE, KEY>=NUMBER or KEY<=NUMBER; may be given again"),
-        query("limit", {"type": "integer", "minimum": 1, "maximum": 500}, "at most so many"),
-    ]
+def _estimate() -> Schema:
+    answers = _start()
+    done = json_of(object_of(estimated_duration=or_null(NUMBER)))
+    responses = {code: one for code, one in answers["responses"].items() if code != "202"}
+    return answers | {
+        "summary": "How long such a run would take, from earlier ones",
+        "responses": {"200": done} | responses,
+    }
 
 
 def _change_run() -> Schema:
@@ -230,6 +188,7 @@ def _events() -> Schema:
                 "the last event_id seen",
             ),
             query("limit", {"type": "integer", "minimum": 1, "maximum": 1000}, "events at most"),
+            query("event", TEXT, "one kind of event only"),
         ],
         of_run=True,
     )

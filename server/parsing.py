@@ -22,6 +22,7 @@ from server.settings import Settings
 MAX_DEPTH = 8  # of JSON
 MAX_ID = 2**63 - 1  # SQLite's largest integer
 NAME_LENGTH, DESCRIPTION_LENGTH, PATH_LENGTH = 200, 10_000, 4096
+ERRORS = 20  # that one answer names, at most
 KEY_LENGTH = 100  # characters of a key that an answer repeats; no known key is longer
 START_KEYS = (
     *("run_name", "run_description", "tags", "dataset_path", "dataset_id", "config_overrides"),
@@ -151,24 +152,40 @@ def read_config(overrides: Any, settings: Settings) -> Config:
         else:
             flat[key] = value
     values = settings.config.to_dict()
+    refused: list[ApiError] = []
     for key, value in flat.items():
-        field = f"config_overrides.{key[:KEY_LENGTH]}"
-        if key.startswith("output."):
-            raise ApiError(403, f"{key[:KEY_LENGTH]} belongs to the server", field=field)
         try:
-            require_known(key, list(RULES), "key", "config_overrides")
-            value = check(key, value, "config_overrides")
-        except ConfigError as error:
-            raise ApiError(422, str(error), field=field) from error
-        on_disk = key == "data.patients" and value != "none" and _exists(Path(value))
-        if on_disk or (key == "model.weights" and value not in ("imagenet", "none")):
-            _require_readable(value, settings, field)
-        section, name = key.split(".")
-        values[section][name] = value
+            _set_key(values, key, value, settings)
+        except ApiError as error:
+            refused.append(error)
+        if len(refused) == ERRORS:
+            break  # the nearest name of a key takes time to find
+    if refused:  # all of them at once, in the shape of the first
+        errors = [{"field": one.field, "detail": one.detail} for one in refused]
+        raise ApiError(
+            refused[0].status, refused[0].detail, refused[0].field, more={"errors": errors}
+        )
     try:
         return Config.from_dict(values)
     except ConfigError as error:  # keys that do not go together
         raise ApiError(422, str(error), field="config_overrides") from error
+
+
+def _set_key(values: dict[str, dict[str, Any]], key: str, value: Any, settings: Settings) -> None:
+    """Override one key. Raises ApiError: 422, 403."""
+    field = f"config_overrides.{key[:KEY_LENGTH]}"
+    if key.startswith("output."):
+        raise ApiError(403, f"{key[:KEY_LENGTH]} belongs to the server", field=field)
+    try:
+        require_known(key, list(RULES), "key", "config_overrides")
+        value = check(key, value, "config_overrides")
+    except ConfigError as error:
+        raise ApiError(422, str(error), field=field) from error
+    on_disk = key == "data.patients" and value != "none" and _exists(Path(value))
+    if on_disk or (key == "model.weights" and value not in ("imagenet", "none")):
+        _require_readable(value, settings, field)
+    section, name = key.split(".")
+    values[section][name] = value
 
 
 async def _dataset(body: dict[str, Any], settings: Settings, store: Store) -> Path:

@@ -29,6 +29,11 @@ class Settings:
     upload_dir: Path = Path("output/datasets")
     allowed_hosts: tuple[str, ...] = ()  # names beside localhost and plain addresses
     trusted_proxies: tuple[str, ...] = ()  # addresses or networks whose X-Forwarded-* is believed
+    keep_days: float | None = None  # ended runs older than that are deleted
+    keep_best: int = 10  # but not so many with the highest AUROC of each data set
+    notify: str | None = None  # gets a POST when a run ends
+    notify_secret: str | None = field(default=None, repr=False)
+    notify_private: bool = False  # that address may be a private one
     cancel_grace: float = 30.0  # seconds a cancelled worker has to save and end
     max_sockets: int = 2000
     max_body: int = 1 << 20  # bytes of a JSON body

@@ -71,6 +71,10 @@ class Supervisor:
         """Whether a process has the run."""
         return run_id in self._workers
 
+    def slots(self) -> int:
+        """How many runs can train at once."""
+        return len(self._slots)
+
     def free_slots(self) -> int:
         """How many more runs could be started now."""
         return len(self._slots) - len({w.slot for w in self._workers.values()})

@@ -81,6 +81,12 @@ class Store(Connection):
         found = await self.rows("SELECT * FROM run WHERE run_id = ?", (run_id,))
         return found[0] if found else None
 
+    async def get_runs(self, run_ids: Sequence[int]) -> list[Row]:
+        """Several runs, whole, in the order of their ids."""
+        return await self.rows(
+            f"SELECT * FROM run WHERE run_id IN ({marks(run_ids)}) ORDER BY run_id", tuple(run_ids)
+        )
+
     async def list_runs(
         self,
         statuses: Sequence[str] = (),
@@ -219,12 +225,23 @@ class Store(Connection):
             "SELECT * FROM run_metrics WHERE run_id = ? ORDER BY epoch", (run_id,)
         )
 
+    async def metrics_of(self, run_ids: Sequence[int]) -> dict[int, list[Row]]:
+        """Every epoch's row of several runs, in order."""
+        found: dict[int, list[Row]] = {run_id: [] for run_id in run_ids}
+        for row in await self.rows(
+            f"SELECT * FROM run_metrics WHERE run_id IN ({marks(run_ids)}) ORDER BY run_id, epoch",
+            tuple(run_ids),
+        ):
+            found[row["run_id"]].append(row)
+        return found
+
     async def events_after(
-        self, after: int = 0, run_id: int | None = None, limit: int = 1000
+        self, after: int = 0, run_id: int | None = None, limit: int = 1000, event: str | None = None
     ) -> list[Row]:
-        """Events with a higher id than `after`, of one run or of all, in order."""
+        """Events with a higher id than `after`, of one run or of all, of one kind, in order."""
         chosen = "" if run_id is None else "AND run_id = ? "
-        values = (after, limit) if run_id is None else (after, run_id, limit)
+        chosen += "" if event is None else "AND event = ? "
+        values = (after, *(one for one in (run_id, event) if one is not None), limit)
         return await self.rows(
             f"SELECT * FROM event WHERE event_id > ? {chosen}ORDER BY event_id LIMIT ?", values
         )

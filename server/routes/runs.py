@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from config import Config
 from engine.files import csv_table, jsonable
 from engine.records.database import LIVE
 from engine.records.identity import has_snapshot, run_folder
@@ -20,7 +17,6 @@ from server.artifacts import artifacts, delete_files, existing, read_json
 from server.download import REPORT_POLICY, Download
 from server.errors import ApiError
 from server.hub import encode_all
-from server.listing import choice_of, settings_of
 from server.parsing import (
     MAX_ID,
     changed_tags,
@@ -30,15 +26,8 @@ from server.parsing import (
     read_start,
 )
 from server.routes.datasets import drop_unused
+from server.routes.lists import estimated_duration, progress, readable
 from server.supervisor import ENDED, RESUMABLE, output_of
-
-PAGE, LARGEST_PAGE = 50, 500
-SEEN_RUNS = 3  # from which a duration is estimated, at most
-# What decides how long an epoch takes, beside data and device.
-COSTS = (
-    *("system.batch_size", "system.precision", "system.compile", "system.deterministic"),
-    *("system.device", "model.backbone", "model.freeze_epochs", "data.image_size"),
-)
 
 
 async def start_run(request: Request) -> Response:
@@ -72,40 +61,6 @@ async def start_run(request: Request) -> Response:
     )
 
 
-async def list_runs(request: Request) -> Response:
-    """GET /runs: a page of runs, the newest first, each with its figures and its progress."""
-    store = request.state.store
-    limit = number_of(request, "limit", PAGE, 1, LARGEST_PAGE) or PAGE
-    choice, keys = choice_of(request, limit), settings_of(request)
-    last_event_id = await store.last_event_id()  # first: what comes later is in the stream
-    rows = await store.find_runs(choice, keys)
-    progress = await store.progress([row["run_id"] for row in rows])
-    runs = [
-        _readable({name: value for name, value in row.items() if name not in keys})
-        | {"progress": _progress(progress.get(row["run_id"]))}
-        | {"settings": {key: row[key] for key in keys}}
-        for row in rows
-    ]
-    return JSONResponse(
-        {
-            "runs": jsonable(runs),
-            "next_before": rows[-1]["run_id"] if len(rows) == limit else None,
-            "total": await store.count_chosen(choice),
-            "counts": await store.count_runs(),
-            "last_event_id": last_event_id,
-        }
-    )
-
-
-async def list_groups(request: Request) -> Response:
-    """GET /groups: completed runs that differ in their seeds alone, with mean and spread."""
-    limit = number_of(request, "limit", PAGE, 1, LARGEST_PAGE) or PAGE
-    rows = await request.state.store.run_groups(choice_of(request, limit))
-    for row in rows:
-        row["run_ids"] = sorted(int(run_id) for run_id in str(row["run_ids"]).split(","))
-    return JSONResponse({"groups": jsonable(rows)})
-
-
 async def change_run(request: Request) -> Response:
     """PATCH /runs/{run_id}: its name, its description, its tags."""
     state = request.state
@@ -136,13 +91,13 @@ async def show_run(request: Request) -> Response:
     last_event_id = await store.last_event_id()
     row = await get_run(request, store)
     run_id = row["run_id"]
-    progress = await store.progress([run_id])
+    latest = await store.progress([run_id])
     files = artifacts(row, request.state.settings.config)
     found = await run_in_threadpool(existing, files, run_id)
     result = await run_in_threadpool(read_json, files["result"])
-    row = _readable({key: value for key, value in row.items() if not key.startswith("pid")})
+    row = readable({key: value for key, value in row.items() if not key.startswith("pid")})
     more = {
-        "progress": _progress(progress.get(run_id)),
+        "progress": progress(latest.get(run_id)),
         "result": result,
         "artifacts": found,
         "last_event_id": last_event_id,
@@ -162,7 +117,9 @@ async def run_events(request: Request) -> Response:
     row = await get_run(request, request.state.store)
     after = number_of(request, "after", 0, 0, MAX_ID)
     limit = number_of(request, "limit", 1000, 1, 1000)
-    events = encode_all(await request.state.store.events_after(after, row["run_id"], limit))
+    kind = request.query_params.get("event")
+    rows = await request.state.store.events_after(after, row["run_id"], limit, kind)
+    events = encode_all(rows)
     return Response(f'{{"events":[{",".join(events)}]}}', media_type="application/json")
 
 
@@ -237,31 +194,6 @@ async def artifact(request: Request) -> Response:
         raise ApiError(404, f"run {run_id} has no {name} yet", field="name") from None
 
 
-async def estimated_duration(store: Any, dataset: Path, config: Config) -> float | None:
-    """Seconds that all epochs would take, from earlier runs like it; None where there is none.
-
-    Like it: the same data, device and settings that decide the speed. Early stopping may end it
-    sooner.
-    """
-    wanted = config.to_dict()
-    seconds = []
-    for row in await store.completed_with(str(dataset)):
-        same = isinstance(row["config"], dict) and all(
-            _setting(row["config"], key) == _setting(wanted, key) for key in COSTS
-        )
-        if same and row["total_epochs_run"] and row["training_time"]:
-            seconds.append(row["training_time"] / row["total_epochs_run"])
-        if len(seconds) == SEEN_RUNS:
-            break
-    return round(median(seconds) * config.experiment.epochs, 1) if seconds else None
-
-
-def _setting(config: dict[str, Any], key: str) -> Any:
-    section, name = key.split(".")
-    values = config.get(section)
-    return values.get(name) if isinstance(values, dict) else None
-
-
 async def _conflict(request: Request, detail: str) -> None:
     row = await get_run(request, request.state.store)
     detail = f"run {row['run_id']} is {row['status']}: {detail}"
@@ -272,19 +204,6 @@ async def _state(request: Request, message: str) -> Response:
     row = await get_run(request, request.state.store)
     answer = {"run_id": row["run_id"], "status": row["status"], "message": message}
     return JSONResponse(answer, status_code=202)
-
-
-def _readable(row: dict[str, Any]) -> dict[str, Any]:
-    """SQLite has no booleans."""
-    early = row["early_stopped"]
-    tags = row["tags"] if isinstance(row["tags"], list) else []
-    return row | {"early_stopped": None if early is None else bool(early), "tags": tags}
-
-
-def _progress(event: dict[str, Any] | None) -> dict[str, Any] | None:
-    if event is None or not isinstance(event["payload"], dict):
-        return None
-    return event["payload"] | {"at": event["at"]}
 
 
 async def _lost_snapshots(state: Any, row: dict[str, Any]) -> bool:

@@ -16,14 +16,12 @@ from starlette.responses import (
     Response,
 )
 
-from engine.records.database import STATUSES
-from engine.records.queries import FIGURES
 from server.errors import ApiError
+from server.exposition import exposition
 from server.gate import COOKIE, SESSION_SECONDS, session_cookie
 from server.openapi import describe
 
 STATIC = Path(__file__).parents[1] / "static"
-LATEST = 20  # runs whose last epoch is among the figures
 LOGIN_BYTES = 4096
 # An empty action keeps the fragment, and with it the view that somebody wanted to see.
 LOGIN = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport"
@@ -81,36 +79,8 @@ async def openapi(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """GET /metrics: Prometheus' text form."""
-    state = request.state
-    counts = await state.store.count_runs()
-    runs = await state.store.list_runs(limit=LATEST)
-    lines = [
-        *_family("pneumoscope_runs", "gauge", "runs by status"),
-        *(f'pneumoscope_runs{{status="{s}"}} {counts.get(s, 0)}' for s in STATUSES),
-        *_family("pneumoscope_events_total", "counter", "events written to the log"),
-        f"pneumoscope_events_total {await state.store.last_event_id()}",
-        *_family("pneumoscope_queue_depth", "gauge", "runs that wait for a device"),
-        f"pneumoscope_queue_depth {counts.get('queued', 0)}",
-        *_family("pneumoscope_sockets", "gauge", "open sockets"),
-        f"pneumoscope_sockets {state.hub.sockets}",
-        *_family("pneumoscope_sockets_dropped_total", "counter", "sockets that were too slow"),
-        f"pneumoscope_sockets_dropped_total {state.hub.dropped}",
-        *_family("pneumoscope_epoch", "gauge", "epoch of the figures below"),
-        *(f'pneumoscope_epoch{{run_id="{r["run_id"]}"}} {r["epoch"]}' for r in runs if r["epoch"]),
-    ]
-    for name in FIGURES:
-        lines += _family(f"pneumoscope_{name}", "gauge", f"{name} of a run's best or last epoch")
-        lines += [
-            f'pneumoscope_{name}{{run_id="{run["run_id"]}"}} {run[name]:.10g}'
-            for run in runs
-            if run[name] is not None
-        ]
-    text = "\n".join(lines) + "\n"
+    text = await exposition(request.state)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
-
-
-def _family(name: str, kind: str, meaning: str) -> list[str]:
-    return [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
 
 
 async def show_login(request: Request) -> Response:

@@ -1,10 +1,14 @@
 // The server's routes, and the stream that reconnects by itself.
 
+const LOGGED_OUT = 4401;
+
 export class Refused extends Error {
   constructor(status, body) {
     super(body.detail || `the server answered ${status}`);
     this.status = status;
     this.field = body.field;
+    this.problems = body.problems;
+    this.errors = body.errors;
   }
 }
 
@@ -21,8 +25,14 @@ export async function request(method, path, body) {
 export const get = (path) => request("GET", path);
 export const post = (path, body) => request("POST", path, body);
 
+// What this client may do: {access: "full" or "read", logged_in}.
+export const session = get("/session").catch(() => ({ access: "full", logged_in: false }));
+export const mayChange = session.then((one) => one.access !== "read");
+
+export const toLogin = () => location.assign(`/login${location.hash}`);
+
 function answer(status, text) {
-  if (status === 401) location.assign("/login");
+  if (status === 401) toLogin();
   let body = {};
   try { body = text ? JSON.parse(text) : {}; } catch { body = { detail: text }; }
   if (status >= 400) throw new Refused(status, body);
@@ -68,7 +78,8 @@ export class Stream {
       this.after = event.event_id;
       this.onEvent(event);
     };
-    this.socket.onclose = () => {
+    this.socket.onclose = (closed) => {
+      if (closed.code === LOGGED_OUT) { toLogin(); return; }
       this.onState(navigator.onLine ? "connecting" : "offline");
       this.timer = setTimeout(() => this.open(), this.wait);
       this.wait = Math.min(this.wait * 2, 15000);

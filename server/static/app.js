@@ -1,6 +1,7 @@
-// Which view is shown, and the one stream that keeps it live.
+// Which view is shown, and the one stream that keeps it live. The address is #/PLACE?STATE: what a
+// view shows (filters, order, columns) can be shared as a link.
 
-import { Stream } from "./api.js";
+import { request, session, Stream, toLogin } from "./api.js";
 import { compareView } from "./compare.js";
 import { h, put } from "./dom.js";
 import { predictView } from "./predict.js";
@@ -9,6 +10,7 @@ import { runsView } from "./runs.js";
 import { startView } from "./start.js";
 
 const REFRESH = 15000; // for what no event reports, such as a run that was queued or deleted
+const RETRY = 2000; // for a view that could not be loaded because the server did not answer
 const main = document.getElementById("main");
 const live = document.getElementById("live");
 let view = null;
@@ -18,32 +20,39 @@ let turn = 0;
 const ROUTES = [
   [/^#\/runs\/(\d+)$/, (match, at) => runView(at, Number(match[1]))],
   [/^#\/runs\/(\d+)\/predict$/, (match, at) => predictView(at, Number(match[1]))],
-  [/^#\/compare\/([\d,]+)$/, (match, at) => compareView(at, match[1].split(",").filter(Boolean).map(Number))],
-  [/^#\/new$/, (_, at) => startView(at)],
-  [/^/, (_, at) => runsView(at)],
+  [/^#\/compare\/([\d,]+)$/, (match, at, query) => compareView(at, match[1].split(",").filter(Boolean).map(Number), query)],
+  [/^#\/new$/, (_, at, query) => startView(at, query)],
+  [/^/, (_, at, query) => runsView(at, query)],
 ];
 
 async function show() {
   const mine = ++turn;
-  const hash = location.hash || "#/";
+  clearTimeout(show.retry);
+  const [hash, query = ""] = (location.hash || "#/").split("?");
   const [pattern, open] = ROUTES.find(([pattern]) => pattern.test(hash));
   for (const link of document.querySelectorAll("nav a"))
     link.getAttribute("href") === hash ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
   const place = h("div");
   const missed = []; // events that come while the view loads; a view takes each as often as it likes
-  const early = { onEvent: (event) => missed.push(event), refresh() {} };
-  view = early;
+  view?.close?.();
+  view = { onEvent: (event) => missed.push(event), refresh() {} };
   try {
-    const opened = await open(hash.match(pattern), place);
-    if (mine !== turn) return;
+    const opened = await open(hash.match(pattern), place, new URLSearchParams(query));
+    if (mine !== turn) { opened.close?.(); return; }
     view = opened;
+    put(main, place);
+    opened.attached?.();
     stream ??= new Stream(opened.since, (event) => view.onEvent(event), state);
     missed.filter((event) => event.event_id > opened.since).forEach((event) => opened.onEvent(event));
   } catch (error) {
     if (mine !== turn) return;
-    put(place, h("h1", {}, "This cannot be shown"), h("p", {}, error.message), h("a", { href: "#/" }, "All runs"));
+    const away = error instanceof TypeError; // as fetch reports it
+    put(place, h("h1", {}, "This cannot be shown"),
+      h("p", {}, away ? "The server does not answer; this page tries again by itself." : error.message),
+      h("p", {}, h("button", { type: "button", onclick: show }, "Try again"), " ", h("a", { href: "#/" }, "All runs")));
+    put(main, place);
+    if (away) show.retry = setTimeout(show, RETRY);
   }
-  put(main, place);
   document.title = `${place.querySelector("h1")?.textContent ?? ""} – Pneumoscope`;
 }
 
@@ -51,6 +60,18 @@ function state(name) {
   live.dataset.state = name;
   live.textContent = { live: "live", connecting: "not live, reconnecting", offline: "offline" }[name];
 }
+
+session.then((one) => {
+  if (!one.logged_in) return;
+  live.after(h("button", { type: "button", class: "plain", onclick: async () => {
+    await request("POST", "/logout").catch(() => {});
+    toLogin();
+  } }, "Log out"));
+  if (one.access === "read") {
+    document.body.dataset.access = "read";
+    live.before(h("span", { class: "soft small" }, "reading only"));
+  }
+});
 
 addEventListener("hashchange", () => { show().then(() => main.focus()); scrollTo(0, 0); });
 setInterval(() => { if (!document.hidden) Promise.resolve(view?.refresh()).catch(() => {}); }, REFRESH);

@@ -1,6 +1,6 @@
 // Images scored by a run's model: drop one or many, see score, decision, warnings and heat map.
 
-import { get, Refused } from "./api.js";
+import { get, Refused, toLogin } from "./api.js";
 import { h, percent, put } from "./dom.js";
 
 const AT_ONCE = 4; // images sent together: the server scores those in one batch
@@ -71,7 +71,7 @@ export async function predictView(main, id) {
   async function send(file) {
     const query = new URLSearchParams({ heatmap: "true", name: file.name.slice(-200) });
     const response = await fetch(`/runs/${id}/predict?${query}`, { method: "POST", body: file, headers: { "content-type": "application/octet-stream" } });
-    if (response.status === 401) location.assign("/login");
+    if (response.status === 401) toLogin();
     const body = await response.json().catch(() => ({}));
     if (!response.ok) throw new Refused(response.status, body);
     return body;

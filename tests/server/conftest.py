@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -20,6 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from starlette.types import ASGIApp
 from websockets.sync.client import connect
 
@@ -36,7 +38,12 @@ SMALL = {
     "system.precision": "fp32",
     "system.num_workers": 0,
 }
+SHOTS = Path(os.environ.get("PNEUMOSCOPE_SCREENSHOTS", "screenshots"))  # not in the repository
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+MILLISECONDS = 120_000  # a machine that does much else may take so long for a state
 ENDED = ("completed", "stopped", "failed", "interrupted")
+
+expect.set_options(timeout=MILLISECONDS)
 
 
 class Server:
@@ -246,3 +253,34 @@ def shared(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[S
     yield server
     server.end()
     assert "Traceback" not in server.log.read_text(), server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium; the tests are skipped where there is none."""
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that may log no error: the strict policy, too, speaks there."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.set_default_timeout(MILLISECONDS)
+    yield page
+    page.close()
+    # What the server refuses or a server that is away shows up here as well.
+    assert [e for e in errors if "status of 4" not in e and "ERR_CONNECTION" not in e] == []
+
+
+def shot(page: Page, name: str) -> None:
+    SHOTS.mkdir(exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

@@ -4,54 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from .conftest import SMALL, Server, wait_until
+from .conftest import SMALL, Server, shot, wait_until
 
-SHOTS = Path(os.environ.get("PNEUMOSCOPE_SCREENSHOTS", "screenshots"))  # not in the repository
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LINES = "svg[role=img] path.series"
-MILLISECONDS = 120_000  # a machine that does much else may take so long for a state
-
-expect.set_options(timeout=MILLISECONDS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Headless Chromium; the tests are skipped where there is none."""
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that may log no error: the strict policy, too, speaks there."""
-    page = browser.new_page(viewport={"width": 1200, "height": 900})
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    page.set_default_timeout(MILLISECONDS)
-    yield page
-    page.close()
-    # What the server refuses or a server that is away shows up here as well.
-    assert [e for e in errors if "status of 4" not in e and "ERR_CONNECTION" not in e] == []
-
-
-def shot(page: Page, name: str) -> None:
-    SHOTS.mkdir(exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
 
 
 def start(page: Page, server: Server, name: str, epochs: int) -> None:
