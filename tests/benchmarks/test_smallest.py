@@ -20,6 +20,7 @@ SMALL = {
     "--rows plain ema --scores {folder}",
     "selection": "--runs 2 --epochs 4",
     "equal_accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
+    "dicom": "--side 64 --rounds 1",
     "tables": "--share 0.002 --rounds 1",
     "scaling": "--images 40 --image-size 32 --rounds 1",
     "contention": "--images 40 --image-size 32 --epochs 2 --rounds 1",
@@ -28,7 +29,11 @@ SMALL = {
     "server": "sockets runs upload",
 }
 LONG = ("scaling", "contention", "epoch_vs_peers", "server")
-NEEDS = {"epoch_vs_peers": ("lightning", "torchmetrics", "timm"), "server": ("httpx", "websockets")}
+NEEDS = {
+    "dicom": ("gdcm",),
+    "epoch_vs_peers": ("lightning", "torchmetrics", "timm"),
+    "server": ("httpx", "websockets"),
+}
 NOT_BENCHMARKS = {"__init__", "__main__", "peers"}
 
 
