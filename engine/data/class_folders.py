@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from config.schema import AUTO, Data
 from engine.data.columns import split_of
@@ -47,7 +46,7 @@ def find_in_folders(files: dict[str, str], data: Data) -> Folders | None:
     numbered = False  # PadChest's folders 0 to 54 are no classes
     class_of, patient_of = _class_finder(data), _patient_of_file(data)
     for name in sorted(filter(is_image, files)):
-        *folders, file = PurePosixPath(name).parts
+        *folders, file = name.split("/")
         split = split_of(folders[0]) if len(folders) > 1 else None
         below = folders[1:] if split else folders  # the class, and folders within it
         label = class_of(below[0]) if below else None

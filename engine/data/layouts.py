@@ -52,7 +52,9 @@ class Look:
 
     def named(self, name: str) -> str | None:
         """The path of the one file with this name."""
-        found = [one for one in self.files if PurePosixPath(one).name == name]
+        found = [
+            one for one in self.files if one.endswith(name) and PurePosixPath(one).name == name
+        ]
         return found[0] if len(found) == 1 else None
 
     def positive_column(self, table: str) -> str:
@@ -232,12 +234,12 @@ def covidx(look: Look) -> Keys | None:
 
 def covid_radiography(look: Look) -> Keys | None:
     """COVID-19 Radiography Database of Kaggle: class folders with images and masks in them."""
-    classes = {
-        PurePosixPath(name).parts[0] for name in look.files if is_image(name) and "/" in name
-    }
+    if look.has_table:
+        return None
+    classes = {name.partition("/")[0] for name in look.files if "/" in name and is_image(name)}
     plain = {name.casefold(): name for name in classes}
     covid = [name for name in classes if name.casefold() in ("covid", "covid-19")]
-    if not covid or not {"normal", "viral pneumonia"} <= set(plain) or look.has_table:
+    if not covid or not {"normal", "viral pneumonia"} <= set(plain):
         return None
     mapped: dict[str, int | str] = {plain["viral pneumonia"]: 1, plain["normal"]: 0}
     others = sorted(name for name in classes if name not in mapped)

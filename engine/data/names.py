@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from pathlib import PurePosixPath
 
 IGNORED = ("__MACOSX", "Thumbs.db", "desktop.ini", "Icon\r")
 IMAGE_ENDINGS = (
@@ -26,7 +25,9 @@ def is_safe(text: str) -> bool:
 
 def is_ignored(name: str) -> bool:
     """Whether it is one of the files that operating systems leave behind."""
-    return any(part in IGNORED or part.startswith(".") for part in PurePosixPath(name).parts)
+    return any(
+        part in IGNORED or (part.startswith(".") and part != ".") for part in name.split("/")
+    )
 
 
 def unwrap(names: dict[str, str]) -> dict[str, str]:
@@ -47,4 +48,5 @@ def _is_wrapping(top: str, names: dict[str, str]) -> bool:
 
 
 def is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS
+    dot = name.rfind(".")
+    return dot > name.rfind("/") + 1 and name[dot:].lower() in IMAGE_ENDINGS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from engine.data.columns import split_of
@@ -31,7 +30,7 @@ def named_files(text: str, files: Collection[str], key: str, hint: str = "") -> 
         split = split_of(before) if sign else None
         wanted = (after if split else item).strip()
         names = [wanted] if wanted in files else []
-        names = names or [name for name in files if PurePosixPath(name).name == wanted]
+        names = names or [name for name in files if name.rpartition("/")[2] == wanted]
         if len(names) != 1:
             there = f"could be {' or '.join(names)}" if names else f"is not there{hint}"
             raise DatasetError(f"the file {shown(wanted)} ({key}) {there}")

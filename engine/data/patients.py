@@ -23,7 +23,7 @@ def read_mapping_file(
     path: Path, files: dict[str, str], name: str
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
     """The file `name` of the data set, or else of this path on the disk. Raises DatasetError."""
-    names = [one for one in files if name in (one, PurePosixPath(one).name)]
+    names = [one for one in files if name in (one, one.rpartition("/")[2])]
     if len(names) == 1:
         return read_mapping(read_stored(path, files, names[0]), name)
     where = Path(name)
