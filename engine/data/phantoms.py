@@ -52,6 +52,13 @@ def write_demo_dataset(
 
 def draw(build: Build, ill: bool, size: int, rng: np.random.Generator) -> np.ndarray:
     """One image, uint8 [size, size]: dark lungs in bright tissue, ribs, perhaps an opacity."""
+    return draw_with_opacity(build, ill, size, rng)[0]
+
+
+def draw_with_opacity(
+    build: Build, ill: bool, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same image, and what the opacity adds to it, float64 [size, size] of the range 0 to 1."""
     y, x = np.mgrid[0:size, 0:size] / size
     x = x + rng.normal(0, 0.015)  # nobody stands twice in the same place
     y = y + rng.normal(0, 0.015)
@@ -66,11 +73,11 @@ def draw(build: Build, ill: bool, size: int, rng: np.random.Generator) -> np.nda
         0.1 * lungs * (np.sin((y * build.ribs + 0.35 * x + build.rib_phase) * 2 * np.pi) > 0.55)
     )
     image += 0.25 * np.exp(-(((x - 0.5) / 0.045) ** 2))  # spine and heart's shadow
-    if ill:
-        image += _opacity(build, x, y, rng) * lungs
+    opacity = _opacity(build, x, y, rng) * lungs if ill else np.zeros((size, size))
+    image += opacity
     image += rng.normal(0, 0.03, image.shape)
     image = image * rng.uniform(0.9, 1.1) + rng.normal(0, 0.02)  # exposure
-    return (np.clip(image, 0, 1) * 255).astype(np.uint8)
+    return (np.clip(image, 0, 1) * 255).astype(np.uint8), opacity
 
 
 def new_build(rng: np.random.Generator) -> Build:

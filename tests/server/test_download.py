@@ -86,3 +86,21 @@ def test_a_file_that_is_cut_shorter_ends_the_connection_and_nothing_else(server:
             sum(map(len, chunks))
     assert server.get("/healthz").status_code == 200
     assert "Traceback" not in server.log.read_text()
+
+
+def test_a_report_is_shown_and_can_run_nothing(server: Server) -> None:
+    run_id = server.write_run()
+    path = server.folder / "output" / "results" / f"report_{run_id}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("<!doctype html><title>é</title>")
+    answer = server.get(f"/runs/{run_id}/artifacts/report")
+    assert answer.text == path.read_text()
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-disposition"].startswith("inline")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "sandbox" in policy
+    assert "script-src" not in policy
+    (listed,) = server.run(run_id)["artifacts"]
+    assert (listed["name"], listed["file"]) == ("report", path.name)
+    assert listed["about"]
