@@ -66,6 +66,16 @@ class Data:
         "error", "str", "how rows of one image decide", choices=("error", "any", "majority", "all")
     )
     where: str = key("none", "str", "rows that are used, as in View Position in PA,AP; or none")
+    split_seed: int | str = key(
+        AUTO, "int", "seed of the split; auto: system.seed", low=0, high=2**32 - 1, choices=(AUTO,)
+    )
+    fold_count: int = key(
+        0, "int", "parts of a cross-validation; 0: validation_split instead", low=0, high=100
+    )
+    fold: int = key(1, "int", "the one that is the validation part", low=1, high=100)
+    fold_file: str = key(
+        "none", "str", "CSV with the columns filename,fold that decides the folds; or none"
+    )
     unreadable: str = key(
         "error", "str", "what an unreadable or missing image does", choices=("error", "skip")
     )

@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     overrides = overrides_of(options)
     base = ConfigManager.load(options.config, overrides=overrides)
+    if options.resume_group is not None:
+        return train_group(base, options.resume_group)
     stored = options.resume if options.resume is not None else options.run_id
     if stored is not None:
         return run_stored(options, stored, base, list(overrides))
@@ -38,7 +40,25 @@ def main(arguments: list[str] | None = None) -> int:
         # Kept, so that a stopped demo can be resumed.
         dataset = write_demo_dataset(Path(base.output.cache_dir) / "chest_phantoms.zip")
         name = name or "demo"
+    if options.folds is not None or options.seeds is not None:
+        from engine.group import begin, members_of
+
+        members = members_of(base, options.folds, options.seeds)
+        return train_group(base, begin(base, dataset, name or dataset.stem, members))
     return train(base, dataset, name or dataset.stem, options.run_description or "")
+
+
+def train_group(base: Config, group: str) -> int:
+    """Train the runs of a group, in turn; the exit code. Raises UserError."""
+    from engine import group as groups
+    from engine.stop import StoppedEarly
+
+    try:
+        groups.train_group(base, group, stop_on_signals)
+    except StoppedEarly as stopped:
+        print(stopped, file=sys.stderr)
+        return INTERRUPTED
+    return DONE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +75,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--demo", action="store_true", help="make synthetic images and train on them")
     what.add_argument("--resume", type=int, metavar="RUN_ID", help="continue an interrupted run")
     what.add_argument("--run-id", type=int, metavar="N", help="start the queued run N")
+    what.add_argument("--resume-group", metavar="ID", help="continue the runs of a group")
+    several = command.add_mutually_exclusive_group()
+    several.add_argument(
+        "--folds",
+        metavar="N",
+        help="cross-validation: a run for each fold; or a CSV of filename,fold",
+    )
+    several.add_argument("--seeds", type=int, metavar="N", help="a run for each of N seeds")
     command.add_argument("--run-name", help="a name for the run (default: the data set's)")
     command.add_argument("--run-description", help="a note kept with the run")
     command.add_argument("--epochs", type=int, help="short for --set experiment.epochs=N")

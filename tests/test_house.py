@@ -43,6 +43,7 @@ def test_imports_go_one_way(package: str) -> None:
 LEVELS = (
     ("train", "check", "evaluate", "predict", "export", "reproduce", "runs"),
     ("cli",),
+    ("group",),
     ("trainer",),
     ("failure", "ending"),
     ("rehearsal",),

@@ -16,6 +16,7 @@ from config import Config, UserError
 from engine.data.adopt import with_headers
 from engine.data.audit import build_report
 from engine.data.cache import CachedImages, Progress, Scan, open_cache
+from engine.data.folds import folds_of
 from engine.data.names import shown
 from engine.data.problems import Problems
 from engine.data.source import Source, open_source, problem_error
@@ -58,6 +59,11 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
     """Open, decode, split and report. Raises UserError with everything that is wrong."""
     data, system = config.data, config.system
     _check_batch(config)
+    if data.fold_count == 1 or (data.fold_count and data.fold > data.fold_count):
+        raise UserError(
+            f"data.fold_count={data.fold_count} and data.fold={data.fold}: give at least 2 folds, "
+            "and one of them"
+        )
     problems = Problems()
     source = open_source(dataset_path, data, problems)
     if not source.records:
@@ -91,6 +97,14 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         source.warnings.append(("unreadable_images", message))
     labels = np.array([record.label for record in source.records], dtype=np.int64)
     patients = [record.patient for record in source.records]
+    seed = data.split_seed if isinstance(data.split_seed, int) else system.seed
+    names = [record.name for record in source.records]
+
+    def fold(free: np.ndarray, groups: np.ndarray) -> np.ndarray:
+        chosen = [names[i] for i in free.tolist()]
+        numbers = folds_of(data.fold_file, chosen, labels[free], groups, data.fold_count, seed)
+        return numbers == data.fold
+
     split = split_records(
         labels,
         patients,
@@ -98,7 +112,8 @@ def prepare(dataset_path: str | Path, config: Config, progress: Progress | None 
         [record.split for record in source.records],
         system.validation_split,
         system.test_split,
-        system.seed,
+        seed,
+        fold if data.fold_count else None,
     )
     report = build_report(source, scans, split, unreadable)
     warnings = [*source.warnings, *opened.warnings, *_warnings_of(report)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from engine.data.archive import DatasetError
+from engine.data.folds import draw
 
 TRAIN, VAL, TEST = range(3)
 PARTS = ("train", "val", "test")
@@ -30,25 +31,37 @@ def split_records(
     validation_split: float,
     test_split: float,
     seed: int,
+    fold: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
 ) -> Split:
     """Split records [N] with labels [N] of 0 and 1.
 
     `fixed` holds the part of each record where the data set names it: those are obeyed, and only
     a part that is missing altogether is drawn from the training images. Raises DatasetError where
     a class would be missing in a part, or a given test part shares a patient with another.
+
+    In a cross-validation, `fold` gives for some records (their indices and group numbers) whether
+    each is in the validation part; only a test part of the data set is then obeyed.
     """
     groups = group_records(patients, pixel_hashes)
     part = np.full(len(labels), TRAIN)
     given = {name for name in fixed if name}
     for number, name in enumerate(PARTS):
         part[[written == name for written in fixed]] = number
+    if fold is not None:
+        part[part == VAL] = TRAIN
+        given -= {PARTS[TRAIN], PARTS[VAL]}
+        validation_split = 0.0
     shares = {VAL: validation_split, TEST: test_split}
     wanted = {s: share for s, share in shares.items() if share > 0 and PARTS[s] not in given}
     if given and TEST in wanted and "val" in given:
         wanted.pop(TEST)  # a complete given split: nothing is taken from its training images
     if wanted:
         free = np.flatnonzero(part == TRAIN)
-        part[free] = _draw(labels[free], groups[free], wanted, seed)
+        drawn = [1 - sum(wanted.values()), wanted.get(VAL, 0.0), wanted.get(TEST, 0.0)]
+        part[free] = draw(labels[free], groups[free], np.array(drawn), seed)
+    if fold is not None:
+        free = np.flatnonzero(part == TRAIN)
+        part[free] = np.where(fold(free, groups[free]), VAL, TRAIN)
     split = Split(*(np.flatnonzero(part == number) for number in range(3)))
     _check(split, labels)
     _check_test(part, patients)
@@ -71,35 +84,6 @@ def group_records(patients: Sequence[str | None], pixel_hashes: Sequence[str]) -
             parent[root(i)] = root(first.setdefault(key, i))
     roots = [root(i) for i in range(len(parent))]
     return np.unique(np.asarray(roots, dtype=np.int64), return_inverse=True)[1].reshape(-1)
-
-
-def _draw(
-    labels: np.ndarray, groups: np.ndarray, wanted: dict[int, float], seed: int
-) -> np.ndarray:
-    """The part of each record: whole groups, largest first, to where they fit best.
-
-    Each group goes where the images of its classes are furthest below their share; among groups of
-    one size the order is random. Large groups first leaves the small ones to even out.
-    """
-    rng = np.random.default_rng(seed)
-    numbers, inverse = np.unique(groups, return_inverse=True)
-    counts = np.zeros((len(numbers), 2))  # images of each class in each group
-    np.add.at(counts, (inverse, labels), 1)
-    shares = np.array([1 - sum(wanted.values()), wanted.get(VAL, 0.0), wanted.get(TEST, 0.0)])
-    total = counts.sum(axis=0)
-    target = shares[:, None] * total
-    missing = target.copy()
-    order = rng.permutation(len(numbers))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    chosen = np.zeros(len(numbers), dtype=np.int64)
-    scale = np.maximum(target, 1e-12)
-    for group in order:
-        # The part whose shortage, relative to its size, this group's images reduce most.
-        need = (missing / scale) @ (counts[group] / np.maximum(total, 1))
-        need[shares == 0] = -np.inf
-        chosen[group] = int(need.argmax())
-        missing[chosen[group]] -= counts[group]
-    return chosen[inverse]
 
 
 def _check(split: Split, labels: np.ndarray) -> None:

@@ -28,6 +28,7 @@ from engine.inference.drift import image_warnings
 from engine.inference.files import ImageFile, image_files
 from engine.inference.folding import fold_norms
 from engine.inference.gradcam import heat_maps, randomisation_check
+from engine.model.ensemble import Ensemble
 from engine.model.resnet import build_model
 from engine.model.views import VIEWS, mean_logits
 
@@ -81,7 +82,9 @@ class Predictor:
             stem=shape.get("stem", "standard"),  # a bundle without it is older than the choice
             grey_input=self.channels == 1,
         )
-        network = build_model(settings, shape["dropout_rate"])
+        members = int(shape.get("members", 1))
+        networks = [build_model(settings, shape["dropout_rate"]) for _ in range(members)]
+        network = networks[0] if "members" not in shape else Ensemble(networks)
         try:
             network.load_state_dict(content["weights"])
         except RuntimeError as error:
@@ -156,12 +159,17 @@ class Predictor:
     def heat_map(self, image: np.ndarray) -> np.ndarray:
         """Grad-CAM of one decoded image, uint8 [S, S]: float32 [S, S] in 0..1."""
         inputs = self._inputs(image.copy()[None])
-        return heat_maps(self.network, inputs)[0].cpu().numpy()
+        maps = torch.stack([heat_maps(network, inputs)[0] for network in self._members()])
+        return maps.mean(dim=0).cpu().numpy()
 
     def heat_map_check(self, images: np.ndarray) -> float:
         """Correlation of heat maps with those of random weights, for images uint8 [B, S, S]."""
         inputs = self._inputs(images)
-        return randomisation_check(self.network, inputs)
+        checks = [randomisation_check(network, inputs) for network in self._members()]
+        return float(np.mean(checks))
+
+    def _members(self) -> list[nn.Module]:
+        return list(self.network.members) if isinstance(self.network, Ensemble) else [self.network]
 
     def _inputs(self, images: np.ndarray) -> torch.Tensor:
         """Decoded images, uint8 [B, S, S] -> what the network takes."""

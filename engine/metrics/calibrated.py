@@ -55,13 +55,15 @@ def wanted_rule(operating_point: str, target_specificity: float) -> str:
     )
 
 
-def calibrate(scores: ArrayLike, labels: ArrayLike, wanted: str, part: str = "val") -> Calibrated:
+def calibrate(
+    scores: ArrayLike, labels: ArrayLike, wanted: str, part: str = "val", fit: bool = True
+) -> Calibrated:
     """Fit the temperature on scores [N] and labels [N], then choose a threshold by each rule.
 
     `wanted` is the rule of the default operating point. Where it cannot be met, Youden's is taken,
     and where that has no threshold either (a class is missing), 0.5.
     """
-    fitted = fit_temperature(scores, labels, smoothed=True)
+    fitted = fit_temperature(scores, labels, smoothed=True) if fit else math.nan
     temperature = None if math.isnan(fitted) else fitted
     calibrated = apply_temperature(scores, 1.0 if temperature is None else temperature)
     points, unmet = {}, dict[str, str]()

@@ -8,6 +8,7 @@ the variances are those of Rao and Scott (1992) and Obuchowski (1997).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -18,6 +19,12 @@ from engine.metrics.classification import Bools, Floats, auroc, checked, midrank
 Interval = tuple[float, float]
 
 UNDEFINED: Interval = (math.nan, math.nan)
+# Student's t, 0.975, for 1 to 30 degrees of freedom.
+T_QUANTILES = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 def wilson_interval(k: float, n: float, level: float = 0.95) -> Interval:
@@ -56,6 +63,22 @@ def grouped_interval(hits: ArrayLike, groups: ArrayLike, level: float = 0.95) ->
     elif p in (0.0, 1.0):
         effect = n / count  # all alike: no more trials than groups
     return wilson_interval(p * n / effect, n / effect, level)
+
+
+def mean_interval(values: Sequence[float | None]) -> tuple[float, float, float]:
+    """Mean and Student's 95 % interval of some values; nan where it is undefined.
+
+    None counts as nan. Beyond 30 degrees of freedom the quantile is the normal one with the first
+    term of its expansion, right to 0.002.
+    """
+    x = np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    mean = float(x.mean()) if len(x) else math.nan
+    if len(x) < 2:
+        return mean, *UNDEFINED
+    freedom = len(x) - 1
+    quantile = T_QUANTILES[freedom - 1] if freedom <= 30 else 1.96 + 2.4 / freedom
+    half = quantile * float(x.std(ddof=1)) / math.sqrt(len(x))
+    return mean, mean - half, mean + half
 
 
 def delong_variance(scores: ArrayLike, labels: ArrayLike, groups: ArrayLike | None = None) -> float:

@@ -2,7 +2,8 @@
 
 Rules: `specificity>=S` (the highest recall among thresholds with at least that specificity),
 `sensitivity>=S` (the highest specificity with at least that recall), `youden` (the highest recall
-+ specificity - 1; Youden, 1950), `default_0.5`.
++ specificity - 1; Youden, 1950), `default_0.5`. Where several thresholds have the highest figure,
+the other figure decides.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ def _place(rule: Rule, recall: Floats, specificity: Floats) -> int:
                 f"{rule.text} cannot be met: the highest specificity at which any positive image "
                 f"is found is {best:.3f}"
             )
-        return int(np.flatnonzero(fits)[-1])
+        # Of those with the highest recall the one with the highest specificity.
+        return int(np.flatnonzero(fits & (recall == recall[fits].max()))[0])
     fits = (recall >= rule.bound - slack) & (specificity > 0)
     if not fits.any():
         best = float(recall[specificity > 0].max(initial=0.0))
@@ -87,4 +89,4 @@ def _place(rule: Rule, recall: Floats, specificity: Floats) -> int:
             f"{rule.text} cannot be met: the highest sensitivity at which any negative image is "
             f"recognised is {best:.3f}"
         )
-    return int(np.flatnonzero(fits)[0])
+    return int(np.flatnonzero(fits & (specificity == specificity[fits].max()))[-1])

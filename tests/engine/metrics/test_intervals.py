@@ -7,10 +7,13 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.metrics import delong_interval, delong_variance, wilson_interval
-from engine.metrics.intervals import grouped_interval
+from engine.metrics.intervals import grouped_interval, mean_interval
 
+stats = pytest.importorskip("scipy.stats", reason="the oracle here")
 REPEATS = 2000
 
 
@@ -74,3 +77,12 @@ def test_groups_of_one_image_change_nothing() -> None:
 def test_images_of_one_patient_count_as_one_where_all_are_alike() -> None:
     assert grouped_interval([True] * 40, [0] * 20 + [1] * 20) == wilson_interval(2, 2)
     assert all(map(math.isnan, grouped_interval([], [])))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=60))
+def test_the_interval_of_a_mean_is_students(values: list[float]) -> None:
+    mean, low, high = mean_interval(values)
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    assert mean == pytest.approx(np.mean(values), abs=1e-9)
+    assert (high - low) / 2 == pytest.approx(half, rel=2e-3, abs=1e-9)
+    assert math.isnan(mean_interval(values[:1])[1])

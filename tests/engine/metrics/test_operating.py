@@ -36,9 +36,11 @@ def test_no_threshold_does_better_under_the_rule(rows: list[tuple[float, int]], 
     if rule.kind == "specificity":
         assert found[1] >= 0.9
         assert found[0] == max(r for r, s in tried if s >= 0.9)
+        assert found[1] == max(s for r, s in tried if r == found[0])
     elif rule.kind == "sensitivity":
         assert found[0] >= 0.95
         assert found[1] == max(s for r, s in tried if r >= 0.95)
+        assert found[0] == max(r for r, s in tried if s == found[1])
     else:
         assert sum(found) == pytest.approx(max(r + s for r, s in tried))
 
