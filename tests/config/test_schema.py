@@ -132,6 +132,16 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert Config().absolute().model.weights == "imagenet"
 
 
+def test_a_mapping_on_the_disk_becomes_absolute_and_one_in_the_data_set_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("people.csv").touch()
+    for name, stored in (("people.csv", str(tmp_path / "people.csv")), ("other.csv", "other.csv")):
+        config = ConfigManager.load(overrides={"data.patients": name}, environ={})
+        assert config.absolute().data.patients == stored
+
+
 @pytest.mark.parametrize(
     "stored",
     [{"system": {"sede": 1}}, {"sistem": {"seed": 1}}, {"system": 3}, {"system": {"seed": "x"}}],

@@ -89,6 +89,7 @@ def test_a_body_that_is_not_json(
         ({"config_overrides": {"experiment": {"epochs": "x"}}}, 422, None),
         ({"config_overrides": {"output.database": "/tmp/x.db"}}, 403, None),
         ({"config_overrides": {"model.weights": "/etc/passwd"}}, 403, None),
+        ({"config_overrides": {"data.patients": "/etc/passwd"}}, 403, None),
         (
             {"config_overrides": {"system.validation_split": 0.6, "system.test_split": 0.6}},
             422,
