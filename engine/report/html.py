@@ -61,6 +61,7 @@ summary { cursor: pointer; margin: 1rem 0; }
 @media print { :root { color-scheme: light; --text: #000; --soft: #444; --line: #bbb;
   --back: #fff; --card: #f6f7f9; } body { max-width: none; font-size: 10pt; padding: 0; }
   nav, details:not([open]) { display: none; } .scroll { overflow: visible; }
+  .charts, .mistakes { grid-template-columns: 1fr 1fr; gap: .6rem; }
   tr, .mistakes figure, .thumbnails, .alike section, figure.wide,
   .charts > figure { break-inside: avoid; }
   h2, h3 { break-after: avoid; } }

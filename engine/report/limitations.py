@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from engine.metrics.intervals import normal_quantile
@@ -133,18 +134,23 @@ def _of_the_patients(split: dict[str, Any]) -> list[str]:
 def _of_the_population(facts: Facts) -> list[str]:
     columns = {name.lower(): values for name, values in facts.main.columns.items()}
     sentences = []
-    ages = _numbers(next((columns[n] for n in columns if "age" in n.split("_")), []))
+    words = {name: re.split(r"[^a-z]+", name) for name in columns}
+    ages = _numbers(next((columns[name] for name, parts in words.items() if "age" in parts), []))
     if ages and max(ages) < ADULT:
         sentences.append(f"All patients are children (up to {max(ages):g} years).")
     elif ages and min(ages) >= ADULT:
         sentences.append(f"All patients are adults (from {min(ages):g} years).")
-    unknown = [what for what in ("age", "sex") if not any(what in name for name in columns)]
+    kinds = {"age": {"age"}, "sex": {"sex", "gender"}}
+    unknown = [
+        what for what, known in kinds.items() if not any(known & set(p) for p in words.values())
+    ]
     if unknown:
         sentences.append(
             f"The data do not say the patients' {' and '.join(unknown)}: whether the model does "
             "equally well in all groups is not known."
         )
-    sites = [n for n in columns if any(word in n for word in ("site", "hospital", "institution"))]
+    places = {"site", "hospital", "institution", "center", "centre"}
+    sites = [name for name, parts in words.items() if places & set(parts)]
     if not sites:
         sentences.append("The data name no sites: they may all come from one hospital.")
     elif len(set(columns[sites[0]])) == 1:
