@@ -73,6 +73,14 @@ session.then((one) => {
   }
 });
 
+// A menu closes by a press elsewhere, and by Escape, which leads back to its button.
+const openMenus = () => [...document.querySelectorAll("details.menu[open]")];
+addEventListener("pointerdown", (event) => openMenus().forEach((menu) => { if (!menu.contains(event.target)) menu.open = false; }));
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  openMenus().forEach((menu) => { menu.open = false; menu.querySelector("summary").focus(); });
+});
+
 addEventListener("hashchange", () => { show().then(() => main.focus()); scrollTo(0, 0); });
 setInterval(() => { if (!document.hidden) Promise.resolve(view?.refresh()).catch(() => {}); }, REFRESH);
 show();

@@ -7,6 +7,16 @@ import { decimate, extent, logTicks, nearest, scale, smooth, ticks } from "./sca
 const [HEIGHT, TOP, BOTTOM, LETTER, MOST] = [250, 12, 38, 6.7, 1000];
 const COLOURS = 8; // series that have a colour of their own
 
+// One chart a frame: the page answers between them, however many epochs there are.
+const waiting = new Set();
+
+function drawNext() {
+  const [chart] = waiting;
+  waiting.delete(chart);
+  if (waiting.size) requestAnimationFrame(drawNext);
+  chart.draw();
+}
+
 // Charts of one x axis: they share cursor, zoom and smoothing.
 export class ChartGroup {
   constructor(label = "epoch") {
@@ -67,9 +77,8 @@ export class LineChart {
   }
 
   schedule() {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => { this.waiting = false; this.draw(); });
+    if (!waiting.size) requestAnimationFrame(drawNext);
+    waiting.add(this);
   }
 
   makeLegend() {

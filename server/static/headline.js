@@ -11,12 +11,12 @@ export function headline(run, labels, patients) {
   const range = (name) => { const [low, high] = found.intervals?.[name] ?? []; return low == null ? "" : ` [${percent(low)} to ${percent(high)}]`; };
   const wrong = found.intervals?.specificity ?? [];
   const wrongRange = wrong[0] == null ? "" : ` [${percent(1 - wrong[1])} to ${percent(1 - wrong[0])}]`;
-  const people = patients?.[tested ? "test" : "val"];
-  const rule = found.operating_point ?? run.result.default_operating_point ?? (found.threshold === 0.5 ? "the usual one" : "chosen by a rule");
+  const people = found.patients ?? patients?.[tested ? "test" : "val"];
+  const rule = found.operating_point?.rule ?? (found.threshold === 0.5 ? "the usual one" : "chosen by a rule");
   return h("section", { class: "card headline" },
     h("p", { class: "large" }, "Found ", h("b", {}, percent(found.recall)), ` of the images with ${positive}${range("recall")}; called `,
       h("b", {}, percent(1 - found.specificity)), ` of the ${negative} images ${positive}${wrongRange}.`),
-    h("p", { class: "soft small" }, term("threshold", `Threshold ${plain(found.threshold)}`), ` (${String(rule).replaceAll("_", " ")}), on ${found.count} ${tested ? "test" : "validation"} images`,
+    h("p", { class: "soft small" }, term("threshold", `Threshold ${plain(found.threshold)}`), ` (${rule}), on ${found.count} ${tested ? "test" : "validation"} images`,
       people ? ` of ${people} patients` : "", tested ? ", which no part of the training has used." : ". They also chose the epoch: on new images expect less. A test part (system.test_split) would say how much.",
       " 95 % intervals in brackets."));
 }

@@ -105,8 +105,9 @@ export async function runView(main, id) {
   function drawFigures() {
     const row = metrics.find((one) => one.epoch === best) ?? metrics.at(-1);
     const word = best ? `kept epoch ${best}` : "last epoch";
+    const at = (key) => (key === "val_auroc" ? word : `${word}, at 0.5`); // an epoch's figures know no other threshold
     put(tiles, row ? FIGURES.map((key) => h("div", { class: "tile" }, h("span", { class: "soft small" }, term(key)), h("b", {}, key === "val_auroc" ? (row[key]?.toFixed(3) ?? "–") : percent(row[key])),
-      h("span", { class: "soft small" }, word))) : null);
+      h("span", { class: "soft small" }, at(key)))) : null);
     drawCharts();
     table.hidden = !metrics.length;
     say(table.firstChild, `Every epoch (${metrics.length})`);

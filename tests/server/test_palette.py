@@ -56,3 +56,10 @@ def test_text_and_edges_have_contrast(mode: str) -> None:
             assert contrast(found[name], found[ground]) >= 4.5, (name, ground)
         assert contrast(found["edge"], found[ground]) >= 3, "borders of inputs"
     assert contrast(found["accent"], found["accent-text"]) >= 4.5
+
+
+def test_the_page_loads_its_modules_at_once() -> None:
+    modules = {path.name for path in STYLE.parent.glob("*.js")} - {"app.js"}
+    page = (STYLE.parent / "index.html").read_text()
+    assert set(re.findall(r'modulepreload" href="/static/([a-z]+\.js)"', page)) == modules
+    assert sum(path.stat().st_size for path in STYLE.parent.glob("*.js")) < 120_000
