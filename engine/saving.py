@@ -68,7 +68,7 @@ class Saving:
             **state.state_dict(),
         }
         if best is not None:
-            weights = state.learner.kept_weights(snapshot["learner"])
+            weights = state.learner.kept_weights(snapshot["learner"], calibrated.shift)
             summary = state.selection.best_summary
             content = bundle.of_epoch(self._bundle, weights, epoch, summary, calibrated)
         self.snapshots.save(snapshot, content, epoch, reason)

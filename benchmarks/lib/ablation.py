@@ -17,9 +17,9 @@ from engine import metrics
 from engine.data.dataset import Batch
 from engine.data.loading import evaluation_loader
 from engine.metrics.calibration import (
-    apply_temperature,
+    apply_scaling,
     expected_calibration_error,
-    fit_temperature,
+    fit_scaling,
 )
 from engine.metrics.operating import RuleNotMet, choose_threshold, parse_rule
 from engine.run import Run
@@ -124,10 +124,10 @@ def figures_of(number: int, epoch: Epoch, experiment: Experiment) -> dict[str, A
 
 
 def at_rule(epoch: Epoch, rule: str) -> dict[str, float]:
-    """Test figures where temperature and threshold are those of the validation part."""
-    temperature = fit_temperature(epoch.val_scores, epoch.val_labels)
-    val = apply_temperature(epoch.val_scores, temperature)
-    test = apply_temperature(epoch.test_scores, temperature)
+    """Test figures where calibration and threshold are those of the validation part."""
+    temperature, shift = fit_scaling(epoch.val_scores, epoch.val_labels)
+    val = apply_scaling(epoch.val_scores, temperature, shift)
+    test = apply_scaling(epoch.test_scores, temperature, shift)
     try:
         threshold = choose_threshold(parse_rule(rule), val, epoch.val_labels)
     except RuleNotMet:
@@ -139,6 +139,7 @@ def at_rule(epoch: Epoch, rule: str) -> dict[str, float]:
         "ece": expected_calibration_error(test, epoch.test_labels),
         "ece_before": expected_calibration_error(epoch.test_scores, epoch.test_labels),
         "temperature": temperature,
+        "shift": shift,
         "threshold": threshold,
     }
 

@@ -46,7 +46,7 @@ def of_members(
             raise UserError(f"the members of the ensemble differ in their {key}")
     shared = all(part.names == validated[0].names for part in validated)
     val = mean_of(validated) if shared else joined(validated)
-    found = calibrate(val.scores, val.labels, wanted, fit=shared)
+    found = calibrate(val.scores, val.labels, wanted, fit="temperature" if shared else "none")
     point = found.points[found.default]
     metrics = {"val": at_operating_point(found.scores, val.labels, point, target_specificity)}
     if tested:

@@ -1,4 +1,4 @@
-"""What the validation part fixes of a model: its temperature and its operating points."""
+"""What the validation part fixes of a model: its calibration and its operating points."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from engine.metrics.calibration import (
-    apply_temperature,
+    apply_scaling,
     brier_score,
     expected_calibration_error,
+    fit_scaling,
     fit_temperature,
 )
 from engine.metrics.classification import Floats, checked
@@ -27,8 +28,9 @@ DEFAULT_POINT = "default_0.5"
 
 @dataclass(frozen=True)
 class Calibrated:
-    """Scores of one part with a fitted temperature, and the thresholds that rules choose there."""
+    """Scores of one part with fitted calibration, and the thresholds that rules choose there."""
 
+    shift: float  # of the positive logit, before it is divided by the temperature
     temperature: float | None  # None where it is undefined: the scores are then as they were
     scores: Floats  # [N], calibrated
     points: dict[str, dict[str, Any]]  # rule -> threshold, rule, part, figures with intervals
@@ -56,16 +58,21 @@ def wanted_rule(operating_point: str, target_specificity: float) -> str:
 
 
 def calibrate(
-    scores: ArrayLike, labels: ArrayLike, wanted: str, part: str = "val", fit: bool = True
+    scores: ArrayLike, labels: ArrayLike, wanted: str, part: str = "val", fit: str = "scaling"
 ) -> Calibrated:
-    """Fit the temperature on scores [N] and labels [N], then choose a threshold by each rule.
+    """Fit the calibration on scores [N] and labels [N], then choose a threshold by each rule.
 
-    `wanted` is the rule of the default operating point. Where it cannot be met, Youden's is taken,
-    and where that has no threshold either (a class is missing), 0.5.
+    `fit` is scaling (temperature and shift), temperature, or none. `wanted` is the rule of the
+    default operating point. Where it cannot be met, Youden's is taken, and where that has no
+    threshold either (a class is missing), 0.5.
     """
-    fitted = fit_temperature(scores, labels, smoothed=True) if fit else math.nan
+    fitted, shift = math.nan, 0.0
+    if fit == "scaling":
+        fitted, shift = fit_scaling(scores, labels)
+    elif fit == "temperature":
+        fitted = fit_temperature(scores, labels, smoothed=True)
     temperature = None if math.isnan(fitted) else fitted
-    calibrated = apply_temperature(scores, 1.0 if temperature is None else temperature)
+    calibrated = apply_scaling(scores, 1.0 if temperature is None else temperature, shift)
     points, unmet = {}, dict[str, str]()
     for rule in dict.fromkeys((wanted, *DEFAULT_RULES)):
         try:
@@ -75,7 +82,7 @@ def calibrate(
         else:
             points[rule] = operating_point(rule, summary(calibrated, labels, threshold), part)
     default = next(rule for rule in (wanted, INSTEAD, DEFAULT_POINT) if rule in points)
-    return Calibrated(temperature, calibrated, points, default, unmet.get(wanted))
+    return Calibrated(shift, temperature, calibrated, points, default, unmet.get(wanted))
 
 
 def at_operating_point(

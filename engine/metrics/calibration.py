@@ -114,9 +114,33 @@ def fit_temperature(scores: ArrayLike, labels: ArrayLike, smoothed: bool = False
     return 2 / (low + high)
 
 
+def fit_scaling(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """Temperature T and shift c of Platt's scaling (1999), sigmoid((logit(score) + c) / T).
+
+    The labels are smoothed as in `fit_temperature`. A temperature alone leaves scores that are too
+    high or too low on average as they are. Where no finite fit with a positive T in its limits
+    exists, c is 0 and T that of `fit_temperature`; nan where a class is missing or a score is NaN.
+    """
+    s, positive = checked(scores, labels)
+    alone = fit_temperature(scores, labels, smoothed=True)
+    if math.isnan(alone):
+        return alone, 0.0
+    x, up, down = _exact_logit(s), positive.sum(), (~positive).sum()
+    y = np.where(positive, (up + 1) / (up + 2), 1 / (down + 2))
+    intercept, slope = _logistic_fit(np.stack([np.ones_like(x), x], axis=1), y, np.zeros_like(x))
+    if not 1 / LARGEST_TEMPERATURE <= slope <= 1 / SMALLEST_TEMPERATURE:  # nan, too
+        return alone, 0.0
+    return 1 / slope, intercept / slope
+
+
+def apply_scaling(scores: ArrayLike, temperature: float, shift: float) -> Floats:
+    """sigmoid((logit(score) + shift) / temperature), float64 [N]; the order of scores stays."""
+    return _sigmoid((_exact_logit(np.asarray(scores, dtype=np.float64)) + shift) / temperature)
+
+
 def apply_temperature(scores: ArrayLike, temperature: float) -> Floats:
     """sigmoid(logit(score) / temperature), float64 [N]; the order of scores stays."""
-    return _sigmoid(_exact_logit(np.asarray(scores, dtype=np.float64)) / temperature)
+    return apply_scaling(scores, temperature, 0.0)
 
 
 def logit(scores: Floats) -> Floats:

@@ -99,15 +99,19 @@ class Learner:
             with torch.no_grad():
                 bias.copy_(before)
 
-    def kept_weights(self, state: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """The state dict of `in_use`, out of what `state_dict` gave; shares its tensors."""
+    def kept_weights(self, state: dict[str, Any], shift: float = 0.0) -> dict[str, torch.Tensor]:
+        """The state dict of `in_use`, out of what `state_dict` gave; shares its tensors.
+
+        `shift`, of the calibration, is added to the positive logit.
+        """
         weights: dict[str, torch.Tensor] = state["model"]
         if self.average is not None:
             weights = state["average"]["weights"]
-        if self._prior_shift:
-            name = next(n for n, p in self.model.named_parameters() if p is self._last_bias())
+        if shift := shift + self._prior_shift:
+            bias = resnet.last_bias(self.model)
+            name = next(n for n, p in self.model.named_parameters() if p is bias)
             shifted = weights[name].detach().clone()
-            shifted[1] += self._prior_shift
+            shifted[1] += shift
             weights = {**weights, name: shifted}
         return weights
 
@@ -136,9 +140,6 @@ class Learner:
             self.average.load_state_dict(state["average"])
         for group in self.optimizer.param_groups:  # an older snapshot has only the rate itself
             group.setdefault("full_lr", group["lr"])
-
-    def _last_bias(self) -> nn.Parameter:
-        return resnet.last_bias(self.model)
 
     def _keep_rates(self) -> None:
         for group in self.optimizer.param_groups:

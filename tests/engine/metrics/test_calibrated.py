@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from engine import metrics
 from engine.metrics.calibrated import at_operating_point, calibrate, wanted_rule
-from engine.metrics.calibration import apply_temperature, fit_temperature
+from engine.metrics.calibration import (
+    apply_scaling,
+    apply_temperature,
+    expected_calibration_error,
+    fit_scaling,
+    fit_temperature,
+)
 from engine.metrics.intervals import grouped_interval
 from engine.report.conclusion import conclude
 
@@ -32,7 +38,8 @@ def test_the_default_point_satisfies_its_rule_on_the_calibrated_scores(
     found = calibrate(scores, labels, "specificity>=0.90")
     assert found.temperature is not None
     assert found.unmet is None
-    np.testing.assert_allclose(found.scores, apply_temperature(scores, found.temperature))
+    expected = apply_scaling(scores, found.temperature, found.shift)
+    np.testing.assert_allclose(found.scores, expected)
     figures = metrics.summary(found.scores, labels, found.threshold)
     assert figures["specificity"] >= 0.9
     assert figures["recall"] == pytest.approx(metrics.recall_at_specificity(scores, labels, 0.9))
@@ -61,6 +68,26 @@ def test_classes_that_are_separated_do_not_make_the_model_certain() -> None:
     assert apply_temperature(scores, fit_temperature(scores, labels, smoothed=True))[
         -1
     ] == pytest.approx(21 / 22)  # Platt's target
+
+
+def test_scores_of_a_wrong_level_are_repaired_by_the_shift_and_not_by_a_temperature() -> None:
+    scores, labels = scored(4000)
+    level = math.log(0.7 / 0.3)  # of the classes; the scores know nothing of it
+    honest = apply_scaling(scores, 1 / 3, level / 3)  # logit P = 3 x + log(0.7 / 0.3)
+    spoiled = apply_scaling(honest, 2.0, 1.5)
+    temperature, shift = fit_scaling(spoiled, labels)
+    assert (temperature, shift) == pytest.approx((0.5, -0.75), abs=0.1)
+    repaired = apply_scaling(spoiled, temperature, shift)
+    alone = apply_temperature(spoiled, fit_temperature(spoiled, labels, smoothed=True))
+    assert expected_calibration_error(repaired, labels) < 0.02
+    assert expected_calibration_error(alone, labels) > 0.03
+
+
+def test_scores_that_are_the_wrong_way_round_are_not_turned() -> None:
+    scores, labels = scored()
+    temperature, shift = fit_scaling(1 - scores, labels)
+    assert temperature > 0
+    assert shift == 0
 
 
 def test_scores_near_one_keep_their_order() -> None:
