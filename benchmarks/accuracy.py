@@ -25,8 +25,8 @@ from config import Config, ConfigManager
 from engine.data.prepare import Prepared, prepare
 from engine.files import jsonable
 from engine.model.resnet import build_model
+from engine.model.start import seed_everything
 from engine.stop import StopRequest
-from engine.trainer import seed_everything
 
 DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 SPLIT_SEED = 0  # of the split, which is the same for every row and seed

@@ -28,7 +28,7 @@ from engine import CentralizedTrainer, metrics
 from engine.data.inputs import normalise, to_float
 from engine.data.prepare import Prepared, prepare
 from engine.model.resnet import build_model, parameter_groups
-from engine.trainer import seed_everything
+from engine.model.start import seed_everything
 
 DEFAULT_DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 10: 2.262}  # Student's t, 0.975, n - 1

@@ -19,6 +19,12 @@ class System:
     """How the work is done."""
 
     batch_size: int = key(32, "int", "images in a training batch", low=1, high=65536)
+    batch_per: str = key(
+        "run",
+        "str",
+        "whose batch_size is: of all processes of a run together, or of each",
+        choices=("run", "process"),
+    )
     num_workers: int | str = key(
         AUTO, "int", "processes that load batches; auto measures", low=0, high=256, choices=(AUTO,)
     )

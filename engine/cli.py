@@ -193,7 +193,7 @@ def _protected(number: int, stream: TextIO | None) -> TextIO:
 
 
 @contextlib.contextmanager
-def stop_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
+def stop_on_signals(stop: Callable[[str], None], speaks: bool = True) -> Iterator[None]:
     """Within, SIGINT, SIGTERM, SIGQUIT and SIGHUP call `stop`; a second one ends at once.
 
     Not a second SIGHUP: a closing terminal may send two. Where SIGHUP is ignored (nohup), it
@@ -208,6 +208,8 @@ def stop_on_signals(stop: Callable[[str], None]) -> Iterator[None]:
         if name != "SIGHUP":
             signal.signal(number, signal.SIG_DFL)
         stop(f"stopped by {name}")
+        if not speaks:
+            return
         # Not print: the signal may have come in the middle of one.
         message = f"\n{name}: finishing this step and saving; again to end at once\n"
         with contextlib.suppress(OSError):  # stderr may be closed

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from config import Config
@@ -15,8 +16,9 @@ from engine import device, metrics
 from engine.data.augment import epoch_parameters
 from engine.data.dataset import Batch
 from engine.data.inputs import evaluation_inputs, training_inputs
-from engine.data.loading import batch_names, make_loaders
+from engine.data.loading import batch_names, batch_of_all, make_loaders
 from engine.data.prepare import Prepared
+from engine.distributed import ALONE, Processes, stream_seed
 from engine.metrics.calibrated import (
     Calibrated,
     at_operating_point,
@@ -36,7 +38,7 @@ from engine.stream.events import (
 from engine.threads import Threads
 from engine.training.learner import Learner
 from engine.training.loop import EvalFigures, TrainFigures, evaluate_epoch, train_one_epoch
-from engine.training.progress import Emit, EpochState, NonFiniteLoss, finite_sums
+from engine.training.progress import Emit, EpochState, NonFiniteLoss, join_sums
 from engine.training.recipe import side_of
 from engine.training.state import TrainingState
 
@@ -58,28 +60,34 @@ class Run:
         network: nn.Module,
         emit: Emit,
         stop: StopRequest,
+        processes: Processes = ALONE,
     ) -> None:
+        """Of several processes each makes one, and calls its methods together with the others.
+
+        Raises UserError.
+        """
+        self.processes = processes
         self.run_id, self.run_uid, self.run_name = run_id, run_uid, run_name
         self.config, self.data, self.emit, self.stop = config, data, emit, stop
-        steps = math.ceil(len(data.split.train) / config.system.batch_size)
+        steps = math.ceil(len(data.split.train) / batch_of_all(config.system, processes))
         freezes = config.model.freeze_epochs > 0
         self._channels = 1 if config.model.grey_input else 3
         self.runtime = device.resolve(config.system, steps * config.experiment.epochs, freezes)
-        self.loaders = make_loaders(config, data, self.runtime)
+        self.loaders = make_loaders(config, data, self.runtime, processes)
         positive_share = float(data.labels[data.split.train].mean())
-        learner = Learner(network, config, self.runtime, steps, positive_share)
+        learner = Learner(network, config, self.runtime, steps, positive_share, processes)
         self.runtime = dataclasses.replace(self.runtime, compile=learner.is_compiled)
         self.threads = Threads(config.system, self.runtime.device)
         self.state = TrainingState(learner, config.experiment, emit)
-        self.saving = Saving(run_id, run_uid, config, data, self.state, emit)
+        self.saving = Saving(run_id, run_uid, config, data, self.state, emit, processes)
+        self._stopping = False  # all processes, at the same step
 
     def train(self, resume: bool) -> bool:
         """Train, evaluate, select, save and emit until the end; False where it was stopped."""
         self._announce()
-        if resume and self.saving.snapshots.exists():
-            self.saving.restore()
+        if self.saving.begin(resume):
+            self._check_position()
         else:
-            self.saving.snapshots.begin()
             self._warn()
         self.state.start_clock()
         if not self.state.history:
@@ -92,7 +100,7 @@ class Run:
             if validated.stopped:
                 break
             self._finish_epoch(trained, validated)
-            if self.stop.is_set():
+            if self.processes.any([self.stop.is_set()])[0]:
                 break
         if not self.state.is_done:
             self.saving.save("stopped")
@@ -100,7 +108,9 @@ class Run:
 
     def _validate(self) -> EvalFigures:
         epoch = self.state.position.epoch
-        return self.evaluate(self.loaders.val, len(self.loaders.val_batches), epoch)
+        self.state.learner.share_statistics()
+        batches = len(self.loaders.val_batches)
+        return self.evaluate(self.loaders.val, batches, epoch, processes=self.processes)
 
     def evaluate(
         self,
@@ -109,8 +119,12 @@ class Run:
         epoch: int,
         phase: str = "validate",
         model: nn.Module | None = None,
+        processes: Processes = ALONE,
     ) -> EvalFigures:
-        """Score every image of `loader` with the weights of `epoch`: `model`, else the present."""
+        """Score every image of `loader` with the weights of `epoch`: `model`, else the present.
+
+        With `processes` each has a part of the images, and all get the figures of the whole.
+        """
         self.threads.balance()
         in_use = self.state.learner.in_use() if model is None else nullcontext(model)
         with in_use as network:
@@ -125,6 +139,7 @@ class Run:
                 emit=self._emit_progress,
                 should_stop=self.stop.is_set,
                 average_views=self.config.recipe.average_views,
+                processes=processes,
             )
 
     def train_epoch(self) -> TrainFigures:
@@ -136,14 +151,19 @@ class Run:
         side = side_of(epoch, self.config.recipe, self.config.data.image_size)
         table = epoch_parameters(len(self.data.labels), seed, epoch, settings, side)
         table = table.to(self.runtime.device)
+
+        def to_input(batch: Batch) -> torch.Tensor:
+            if not self.processes.is_alone:  # dropout's own stream in each, whatever was before
+                rank, count = self.processes.rank, self.processes.count
+                torch.manual_seed(stream_seed(seed, epoch, position.step, rank, count))
+            return training_inputs(batch, table, self.runtime, seed, settings, self._channels, side)
+
         try:
             return train_one_epoch(
                 learner.step_model,
                 self.loaders.train,
                 self.loaders.train_batches.sizes(),
-                lambda batch: training_inputs(
-                    batch, table, self.runtime, seed, settings, self._channels, side
-                ),
+                to_input,
                 learner.optimizer,
                 learner.scaler,
                 self.runtime,
@@ -151,9 +171,11 @@ class Run:
                 gradient_clip=self.config.experiment.gradient_clip,
                 accumulate=self.config.experiment.accumulate,
                 emit=self._emit_progress,
-                should_stop=self.stop.is_set,
+                should_stop=lambda: self._stopping,
                 after_step=self._after_step,
                 objective=learner.objective,
+                processes=self.processes,
+                hold=learner.hold,
             )
         except NonFiniteLoss as error:
             names = batch_names(self.data, self.loaders.train_batches, epoch, error.step)
@@ -209,21 +231,43 @@ class Run:
     def _after_step(self, position: EpochState) -> None:
         self.threads.balance()
         self.state.learner.after_step(position.step)
-        if self.saving.is_due():
-            finite_sums(position)  # never keep weights that a bad loss has reached
+        flags = [self.stop.is_set(), self.saving.is_due()]
+        self._stopping, is_due = self.processes.any(flags)
+        if is_due:
+            join_sums(position, self.processes)  # never keep weights that a bad loss has reached
             self.saving.save("time")
+
+    def _check_position(self) -> None:
+        """In the middle of an epoch, only batches of the same size can be continued."""
+        position = self.state.position
+        sizes = self.loaders.train_batches.sizes()
+        seen = self.processes.share(position.images)
+        if position.step and seen != sum(sizes[: position.step]):
+            self.state.position = EpochState(position.epoch)
+            message = (
+                f"the batches have another size than when the run was saved: epoch "
+                f"{position.epoch} begins again, from the weights of its step {position.step}"
+            )
+            self.emit(RunWarning("epoch_restarted", message))
 
     def _announce(self) -> None:
         self.emit(
             TrainingStarted(
                 run_name=self.run_name,
                 config=self.config.to_dict(),
-                device=f"{device.describe(self.runtime.device)}, {self.runtime.precision}",
+                device=self._device_text(),
                 dataset=self.data.report["counts"],
             )
         )
         for code, message in self.state.learner.warnings:
             self.emit(RunWarning(code=code, message=message))
+
+    def _device_text(self) -> str:
+        text = f"{device.describe(self.runtime.device)}, {self.runtime.precision}"
+        if self.processes.is_alone:
+            return text
+        batch = batch_of_all(self.config.system, self.processes)
+        return f"{text}, {self.processes.count} processes, {batch} images a step together"
 
     def _warn(self) -> None:
         """Of what is unusual in the data; a resumed run has these warnings in its log already."""

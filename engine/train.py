@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config import Config, ConfigManager, UserError
 from config.schema import describe
@@ -14,6 +15,7 @@ from engine.cli import (
     DONE,
     FAULT,
     INTERRUPTED,
+    MISTAKE,
     Parser,
     add_config_options,
     run_command,
@@ -22,17 +24,34 @@ from engine.cli import (
     stored_config,
 )
 
+if TYPE_CHECKING:  # torch takes seconds: --help should not wait for it
+    from engine.distributed import Processes
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse, train, and return the exit code: 0 done or stopped, 1 a fault. Raises UserError."""
     options = parser().parse_args(arguments)
     overrides = overrides_of(options)
     base = ConfigManager.load(options.config, overrides=overrides)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        return train_together(options, base, list(overrides))
     if options.resume_group is not None:
         return train_group(base, options.resume_group)
+    return start(options, base, list(overrides))
+
+
+def start(
+    options: argparse.Namespace, base: Config, keys: list[str], processes: Processes | None = None
+) -> int:
+    """Start a run or continue one, as this process alone or as process 0 of several."""
     stored = options.resume if options.resume is not None else options.run_id
     if stored is not None:
-        return run_stored(options, stored, base, list(overrides))
+        if options.run_name is not None or options.run_description is not None:
+            raise UserError(
+                f"run {stored} keeps its name and description; give --run-name and "
+                "--run-description only with --dataset or --demo"
+            )
+        return run_stored(stored, base, keys, options.resume is not None, processes)
     dataset, name = options.dataset, options.run_name
     if options.demo:
         from engine.data.phantoms import write_demo_dataset
@@ -45,7 +64,45 @@ def main(arguments: list[str] | None = None) -> int:
 
         members = members_of(base, options.folds, options.seeds)
         return train_group(base, begin(base, dataset, name or dataset.stem, members))
-    return train(base, dataset, name or dataset.stem, options.run_description or "")
+    text = options.run_description or ""
+    return train(base, dataset, name or dataset.stem, text, processes=processes)
+
+
+def train_together(options: argparse.Namespace, base: Config, keys: list[str]) -> int:
+    """One of the processes that torchrun has started. A restarted launch continues its run."""
+    from engine.distributed import Refused, is_peer_error, join, launch_name, leave
+    from engine.follower import follow
+    from engine.records.identity import run_of_launch
+    from engine.stop import StopRequest
+
+    if options.resume_group is not None or options.folds is not None or options.seeds is not None:
+        raise UserError("a group of runs is trained by one process; start it without torchrun")
+    processes = join()
+    try:
+        if processes.is_main:
+            launch = launch_name()
+            begun = launch and run_of_launch(base.absolute().output.checkpoint_dir, launch)
+            if begun and is_unfinished(Path(base.output.database), begun):
+                return run_stored(begun, base, keys, True, processes)
+            if begun and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+                print(f"run {begun} of this launch is completed", file=sys.stderr)
+                processes.from_main(lambda: None)
+                return DONE
+            return start(options, base, keys, processes)
+        stop = StopRequest()
+        with stop_on_signals(stop.set, speaks=False):
+            follow(base, processes, stop)
+        return DONE
+    except Refused:
+        return MISTAKE  # process 0 has said why
+    except RuntimeError as error:
+        if not is_peer_error(error):
+            raise
+        lost = f"another process of this training is gone ({error})"
+        print(f"error: process {processes.rank}: {lost}", file=sys.stderr)
+        return FAULT
+    finally:
+        leave()
 
 
 def train_group(base: Config, group: str) -> int:
@@ -99,24 +156,29 @@ def overrides_of(options: argparse.Namespace) -> dict[str, Any]:
     return chosen
 
 
-def run_stored(options: argparse.Namespace, run_id: int, base: Config, keys: list[str]) -> int:
+def is_unfinished(database: Path, run_id: int) -> bool:
+    """Whether the database has the run, and it can be continued."""
+    from engine.records.database import get_run_sync
+
+    row = get_run_sync(database, run_id) if database.exists() else None
+    return row is not None and row["status"] != "completed"
+
+
+def run_stored(
+    run_id: int, base: Config, keys: list[str], resume: bool, processes: Processes | None = None
+) -> int:
     """Start a queued run, or resume one, with its own configuration but for `keys`.
 
     Raises UserError.
     """
     from engine.records.claim import stored_run
 
-    if options.run_name is not None or options.run_description is not None:
-        raise UserError(
-            f"run {run_id} keeps its name and description; give --run-name and --run-description "
-            "only with --dataset or --demo"
-        )
     row = stored_run(Path(base.output.database), run_id)
     if row["dataset_path"] is None:
         raise UserError(f"run {run_id} names no data set; start a new run")
-    resume = options.resume is not None
     dataset, config = Path(row["dataset_path"]), stored_config(row, base, keys)
-    return train(config, dataset, row["run_name"], row["run_description"] or "", run_id, resume)
+    name, text = row["run_name"], row["run_description"] or ""
+    return train(config, dataset, name, text, run_id, resume, processes)
 
 
 def train(
@@ -126,21 +188,23 @@ def train(
     description: str,
     run_id: int | None = None,
     resume: bool = False,
+    processes: Processes | None = None,
 ) -> int:
     """Train under signal handlers: the first signal stops gracefully, a second one at once."""
     # torch takes seconds: --help should not wait for it
+    from engine.distributed import ALONE, PeerLost
     from engine.failure import hint_for
     from engine.stop import StoppedEarly
     from engine.trainer import CentralizedTrainer
 
-    trainer = CentralizedTrainer(config, name, description, run_id)
+    trainer = CentralizedTrainer(config, name, description, run_id, processes or ALONE)
     try:
         with stop_on_signals(trainer.stop):
             trainer.train(dataset, resume=resume)
     except StoppedEarly as stopped:
         print(stopped, file=sys.stderr)
         return INTERRUPTED
-    except UserError:
+    except (UserError, PeerLost):
         raise
     except Exception as error:
         if trainer.run_id is None or trainer.traceback_log is None:

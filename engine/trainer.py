@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import os
-import random
 import traceback
 import uuid
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from config import Config, ConfigManager, UserError
 from engine.data.cache import Progress
 from engine.data.prepare import Prepared, prepare
 from engine.device import configure_cublas, resolve
+from engine.distributed import ALONE, PeerLost, Processes, is_peer_error, launch_name
 from engine.ending import STOP_PATIENCE, end_run, figures_of
 from engine.failure import describe_error, hint_for, ignore_dead_loaders
 from engine.files import storable, visible
-from engine.model.resnet import build_model
+from engine.follower import Orders, require_agreement
+from engine.model.start import seeded_network
 from engine.process import started_at
 from engine.records import results, spool
 from engine.records.claim import Claim, claim_stored
 from engine.records.database import create_run_sync, get_run_sync, metrics_sync, update_run_sync
 from engine.records.figures import figures_so_far
+from engine.records.identity import mark_launch
 from engine.records.location import check_local
 from engine.records.manifest import build_manifest
 from engine.run import Run
 from engine.stop import StoppedEarly, StopRequest, graceful_interrupt
-from engine.stream.events import RunWarning, TrainingFailed, TrainingStopped
+from engine.stream.events import RunWarning, TrainingFailed, TrainingInterrupted, TrainingStopped
 from engine.stream.queue import EventQueue, Sink
 from engine.stream.sinks.console import ConsoleSink, preparation_bar
 from engine.stream.sinks.database import DatabaseSink
@@ -48,11 +48,14 @@ class CentralizedTrainer:
         run_name: str = "run",
         run_description: str = "",
         run_id: int | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         """`run_id` names a run that the database holds already: a queued one, or one to resume.
 
         Relative paths of the configuration are those of the working directory of this moment.
+        Of several `processes` this is process 0; the others call `engine.follower.follow`.
         """
+        self.processes = processes
         self.config = (config if config is not None else ConfigManager.load()).absolute()
         self.run_name, self.run_description = visible(run_name), visible(run_description)
         self.run_id = run_id
@@ -101,13 +104,9 @@ class CentralizedTrainer:
         check_local(database, output.allow_network_database)
         if database.exists():
             spool.replay(database, results_dir)
-        if self.run_id is None:
-            self._prepare(path)  # bad data or weights leave no run behind
-            network = self._network()
-            claim = self._create(path)
-        else:
-            network = None
-            claim = claim_stored(database, self.run_id, self.config, resume)
+        begun: list[tuple[Claim, nn.Module | None]] = []
+        self.processes.from_main(lambda: self._orders(path, resume, begun))
+        ((claim, network),) = begun
         assert self.run_id is not None
         records = DatabaseSink(database, results_dir, claim.run_uid)
         sinks: list[Sink] = [
@@ -122,7 +121,8 @@ class CentralizedTrainer:
             try:
                 for code, message in (*claim.remarks, *self._remarks):
                     events.emit(RunWarning(code, message))
-                prepared = self._prepare(path)
+                prepared = self.processes.once_a_node(lambda: self._prepare(path))
+                require_agreement(self.processes, self.config, prepared)
                 run = Run(
                     self.run_id,
                     claim.run_uid,
@@ -132,6 +132,7 @@ class CentralizedTrainer:
                     network or self._network(),
                     events.emit,
                     self._stop,
+                    self.processes,
                 )
                 if run.runtime.device.type == "cuda":
                     system.gpu = run.runtime.device.index or 0
@@ -146,6 +147,9 @@ class CentralizedTrainer:
                 events.emit(self._stopped_at(run))
                 raise
             except BaseException as error:
+                if not self.processes.is_alone and is_peer_error(error):
+                    events.emit(TrainingInterrupted(f"another process of it is gone ({error})"))
+                    raise PeerLost(str(error)) from error
                 try:
                     self._record_failure(error, events)
                 except RuntimeError:  # torch reports a second dead loader by a signal, anywhere
@@ -155,7 +159,35 @@ class CentralizedTrainer:
                 if self._stop.is_set():
                     records.close_seconds = STOP_PATIENCE
         self._discard_snapshots(run)
+        self.processes.share()  # the others part only now
         return outcome
+
+    def _orders(
+        self, path: Path, resume: bool, begun: list[tuple[Claim, nn.Module | None]]
+    ) -> Orders:
+        """Claim the run, into `begun`, and say so to the other processes. Raises UserError."""
+        is_stored = self.run_id is not None
+        if self.run_id is None:
+            self._prepare(path)  # bad data or weights leave no run behind
+            network = self._network()
+            claim = self._create(path)
+        else:
+            network = None
+            database = Path(self.config.output.database)
+            claim = claim_stored(database, self.run_id, self.config, resume)
+        assert self.run_id is not None
+        begun.append((claim, network))
+        if launch := launch_name():
+            mark_launch(self.config.output.checkpoint_dir, self.run_id, launch)
+        return Orders(
+            self.run_id,
+            claim.run_uid,
+            self.run_name,
+            self.config.to_dict(),
+            str(path),
+            claim.resumes,
+            is_stored,
+        )
 
     def _discard_snapshots(self, run: Run) -> None:
         """Only now, when the database has the end: until then a killed run is resumed from them."""
@@ -212,14 +244,7 @@ class CentralizedTrainer:
     def _network(self) -> nn.Module:
         """The seeded start of the training. Raises UserError for a device or weights not there."""
         resolve(self.config.system)
-        seed_everything(self.config.system.seed)
-        config = self.config
-        return build_model(
-            config.model,
-            config.experiment.dropout_rate,
-            config.data.image_size,
-            config.recipe.zero_init and config.model.weights == "none",
-        )
+        return seeded_network(self.config)
 
     def _create(self, path: Path) -> Claim:
         run_uid = uuid.uuid4().hex
@@ -259,10 +284,3 @@ class CentralizedTrainer:
             dataset_path=str(path),
             dataset_fingerprint=prepared.fingerprint,
         )
-
-
-def seed_everything(seed: int) -> None:
-    """Seed every global random generator."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)

@@ -45,7 +45,7 @@ LEVELS = (
     ("cli",),
     ("group",),
     ("trainer",),
-    ("failure", "ending"),
+    ("failure", "ending", "follower"),
     ("rehearsal",),
     ("run",),
     ("saving",),
@@ -57,7 +57,7 @@ LEVELS = (
     ("model",),
     ("data",),
     ("metrics",),
-    ("device", "files", "limits", "process", "threads", "stop"),
+    ("device", "distributed", "files", "limits", "process", "threads", "stop"),
 )
 LEVEL_OF = {name: level for level, names in enumerate(LEVELS) for name in names}
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from engine.data.cache import CachedImages
+from engine.distributed import ALONE, Processes
 
 HANDING_OVER = 0.002  # seconds in which a worker's batch comes through shared memory
 
@@ -80,8 +81,9 @@ def balanced_order(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
 class EpochBatches(Sampler[list[int]]):
     """Lists of positions, batch by batch; can begin in the middle of an epoch.
 
-    The last batch may be smaller; one of a single image, which BatchNorm cannot train on, is
-    joined to the batch before it.
+    The last batch may be smaller; one that leaves a process a single image, which BatchNorm cannot
+    train on, is joined to the batch before it. Several processes share each batch: every image is
+    in the part of exactly one of them.
     """
 
     def __init__(
@@ -91,8 +93,13 @@ class EpochBatches(Sampler[list[int]]):
         seed: int,
         shuffle: bool,
         balance: np.ndarray | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        """`balance`: the labels [count], where both classes are to be seen equally often."""
+        """`batch_size` is of all processes together.
+
+        `balance`: the labels [count], where both classes are to be seen equally often.
+        """
+        self._processes = processes
         self._count, self._batch_size, self._seed = count, batch_size, seed
         self._shuffle, self._balance = shuffle, balance
         self._epoch, self._skip = 1, 0
@@ -102,17 +109,23 @@ class EpochBatches(Sampler[list[int]]):
         self._epoch, self._skip = epoch, skip_batches
 
     def sizes(self) -> list[int]:
-        """Images in each batch of the whole epoch."""
+        """Images in each batch of the whole epoch, of all processes together."""
         full, rest = divmod(self._count, self._batch_size)
         sizes = [self._batch_size] * full + ([rest] if rest else [])
-        if self._shuffle and rest == 1 and full:
-            sizes[-2:] = [self._batch_size + 1]
+        if self._shuffle and 0 < rest < 2 * self._processes.count and full:
+            sizes[-2:] = [self._batch_size + rest]
         return sizes
 
     def __len__(self) -> int:
         return len(self.sizes())
 
     def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.whole():
+            if own := batch[self._processes.rank :: self._processes.count]:
+                yield own
+
+    def whole(self) -> Iterator[list[int]]:
+        """The batches of all processes together."""
         if self._balance is not None:
             order = balanced_order(self._balance, self._seed, self._epoch)
         elif self._shuffle:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from config import Config
+from config import Config, UserError
+from config.schema import System
 from engine.data.dataset import (
     Batch,
     EpochBatches,
@@ -20,6 +21,7 @@ from engine.data.dataset import (
 )
 from engine.data.prepare import Prepared
 from engine.device import Runtime
+from engine.distributed import ALONE, Processes
 
 EVALUATION_BATCH = 2  # times the training batch: no gradients are kept, so more fits
 RESIDENT_SHARE = 0.3  # of the free memory of a GPU: the images may take no more of it
@@ -36,13 +38,27 @@ class Loaders:
     chosen: dict[str, Any]  # the resolved values of `auto`, for the manifest
 
 
-def make_loaders(config: Config, data: Prepared, runtime: Runtime) -> Loaders:
-    """Loaders over images on the device where they fit, else read from the decode cache."""
+def batch_of_all(system: System, processes: Processes) -> int:
+    """Images in a training batch of all processes together."""
+    return system.batch_size * (processes.count if system.batch_per == "process" else 1)
+
+
+def make_loaders(
+    config: Config, data: Prepared, runtime: Runtime, processes: Processes = ALONE
+) -> Loaders:
+    """Loaders over images on the device where they fit, else read from the decode cache.
+
+    Of several processes each loads its part of every batch. Raises UserError where that is not
+    enough to train on.
+    """
     system, split = config.system, data.split
+    batch = batch_of_all(system, processes)
+    if not processes.is_alone:
+        _check_shares(data, batch, processes)
     balance = data.labels[split.train] if config.recipe.balance == "sampling" else None
-    train = EpochBatches(len(split.train), system.batch_size, system.seed, True, balance)
-    size = system.batch_size * EVALUATION_BATCH
-    val = EpochBatches(len(split.val), size, system.seed, shuffle=False)
+    train = EpochBatches(len(split.train), batch, system.seed, True, balance, processes)
+    size = batch * EVALUATION_BATCH
+    val = EpochBatches(len(split.val), size, system.seed, shuffle=False, processes=processes)
     parts = ((split.train, train), (split.val, val))
     if _resident(config, data, runtime.device):
         images = torch.from_numpy(data.images[data.rows]).to(runtime.device)
@@ -74,8 +90,25 @@ def evaluation_loader(
 def batch_names(data: Prepared, batches: EpochBatches, epoch: int, step: int) -> str:
     """The images of batch `step` (1-based) of a training epoch, the first eight by name."""
     batches.set_epoch(epoch, skip_batches=step - 1)
-    names = [data.names[i] for i in data.split.train[next(iter(batches))]]
+    names = [data.names[i] for i in data.split.train[next(batches.whole())]]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+
+
+def _check_shares(data: Prepared, batch: int, processes: Processes) -> None:
+    least = min(
+        int(np.bincount(data.labels[part], minlength=2).min())
+        for part in (data.split.train, data.split.val)
+    )
+    if least < processes.count:
+        raise UserError(
+            f"{processes.count} processes are more than the images of the smallest class in a part "
+            f"({least}); start fewer"
+        )
+    if batch < 2 * processes.count:
+        raise UserError(
+            f"system.batch_size: {processes.count} processes share {batch} images a step, and each "
+            "needs at least two; use a larger one, or system.batch_per=process"
+        )
 
 
 def _resident(config: Config, data: Prepared, device: torch.device) -> bool:

@@ -19,6 +19,7 @@ from config import UserError
 from engine.files import write_text
 
 MARKER = "run.json"
+LAUNCH = "launch.txt"
 SNAPSHOTS = ("last.pt", "previous.pt")
 RESULTS = ("metrics", "result", "scores", "validation", "manifest", "report")
 
@@ -84,6 +85,21 @@ def check_owner(row: Mapping[str, Any], output: Output, begun: bool) -> None:
             f"run {run_id} has not begun, but {_files(output, run_id)[0]} exists; it belongs to "
             "another run: move it away, or start a new run, which takes a free number"
         )
+
+
+def mark_launch(checkpoint_dir: str, run_id: int, launch: str) -> None:
+    """Remember which launch of torchrun has a run: one that it starts again continues it."""
+    write_text(Path(checkpoint_dir) / f"run_{run_id}" / LAUNCH, launch)
+
+
+def run_of_launch(checkpoint_dir: str, launch: str) -> int | None:
+    """The newest run of a launch; None where it has none yet."""
+    found = [
+        int(path.parent.name.removeprefix("run_"))
+        for path in Path(checkpoint_dir).glob(f"run_*/{LAUNCH}")
+        if path.read_text(encoding="utf-8") == launch
+    ]
+    return max(found, default=None)
 
 
 def mark(row: Mapping[str, Any], output: Output) -> None:

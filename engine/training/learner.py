@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from config import Config, UserError
 from engine.device import Runtime
+from engine.distributed import ALONE, Processes
 from engine.model import resnet
 from engine.training import recipe
 from engine.training.averaging import WeightAverage
@@ -28,6 +31,7 @@ class Learner:
         runtime: Runtime,
         steps: int = 1,
         positive_share: float = 0.5,
+        processes: Processes = ALONE,
     ) -> None:
         """Moves `model` to the runtime's device and memory format. Raises UserError.
 
@@ -35,11 +39,13 @@ class Learner:
         """
         self._experiment, self._freeze_epochs = config.experiment, config.model.freeze_epochs
         self.device = runtime.device
+        self._processes = processes
         self._recipe, self._steps = config.recipe, steps
         self._epoch = 1  # the last one whose stages the optimizer has
         self.objective = recipe.Objective.of(config, positive_share)
         self._prior_shift = recipe.prior_shift(config.recipe.balance, positive_share)
         self.model = model.to(runtime.device).to(memory_format=runtime.memory_format)
+        processes.share_tensors([*self.model.state_dict().values()])
         self.average: WeightAverage | None = None
         if config.recipe.ema:
             self.average = WeightAverage(self.model, config.recipe.ema)
@@ -48,15 +54,12 @@ class Learner:
         resnet.unfreeze(self.model, frozen)
         resnet.set_train_mode(self.model, frozen)
         self.warnings: list[tuple[str, str]] = []  # code, message
-        self.step_model = self._step_model(config, runtime)
+        compiled = self._compiled(config, runtime)
+        self.is_compiled = compiled is not self.model  # the training steps are
+        self.step_model = compiled if processes.is_alone else self._exchanging()
         self.optimizer = recipe.new_optimizer(self.model, self._experiment, self._recipe.stage_rate)
         self._keep_rates()
         self.scheduler = recipe.new_scheduler(self.optimizer, self._experiment)
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether the training steps are."""
-        return self.step_model is not self.model
 
     @property
     def learning_rate(self) -> float:
@@ -152,12 +155,38 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = group["full_lr"] * factor
 
-    def _step_model(self, config: Config, runtime: Runtime) -> Forward:
+    def hold(self) -> AbstractContextManager[None]:
+        """Within, gradients of `step_model` are summed here, not exchanged between processes."""
+        if isinstance(self.step_model, DistributedDataParallel):
+            return self.step_model.no_sync()
+        return contextlib.nullcontext()
+
+    def share_statistics(self) -> None:
+        """Give all processes the running statistics of process 0, before an evaluation. Together.
+
+        In training mode BatchNorm does not use them, and each process gathers its own.
+        """
+        models = [self.model] if self.average is None else [self.model, self.average.model]
+        self._processes.share_tensors([b for model in models for b in model.buffers()])
+
+    def _exchanging(self) -> DistributedDataParallel:
+        """The model, which exchanges the gradients of what is trained now. Together."""
+        return DistributedDataParallel(
+            self.model,
+            device_ids=[self.device] if self.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+
+    def _compiled(self, config: Config, runtime: Runtime) -> Forward:
         """What a training step calls; evaluation, whose shapes vary, always calls `model`.
 
         Raises UserError where compiling was asked for and is not possible.
         """
         if not runtime.compile:
+            return self.model
+        if not self._processes.is_alone:
+            message = "system.compile: the steps of several processes are not compiled"
+            self.warnings.append(("not_compiled", message))
             return self.model
         size = config.data.image_size
         try:
@@ -193,6 +222,8 @@ class Learner:
         for group in new:
             own = rate * group["rate_share"]
             self.optimizer.add_param_group({**group, "lr": own, "full_lr": own})
+        if new and not self._processes.is_alone:
+            self.step_model = self._exchanging()
         if new and self.is_compiled:
             torch.compiler.reset()  # each set of frozen stages has its graphs, and torch keeps 8
         return frozen

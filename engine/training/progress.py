@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from engine.distributed import Processes
 from engine.stream.events import Event, TrainingProgress
 
 PROGRESS_EVERY = 0.25  # seconds
@@ -57,6 +58,25 @@ def finite_sums(state: EpochState) -> tuple[float, float]:
     return sums[LOSS], sums[CORRECT]
 
 
+def join_sums(state: EpochState, processes: Processes) -> tuple[float, float, int]:
+    """Loss sum, correct images and images of all processes, after waiting for the device.
+
+    From then on process 0 has them, and what the others add comes on top. Together. Raises
+    NonFiniteLoss, in all processes.
+    """
+    if processes.is_alone:
+        return (*finite_sums(state), state.images)
+    found = processes.gather((state.sums.tolist(), state.images))
+    totals = [sum(sums[column] for sums, _ in found) for column in range(len(state.sums))]
+    totals[FINITE] = min(sums[FINITE] for sums, _ in found)
+    images = sum(images for _, images in found)
+    _require_finite(totals, state.step)
+    kept = totals if processes.is_main else [0.0, 0.0, totals[FINITE], 0.0]
+    state.sums.copy_(torch.tensor(kept))
+    state.images = images if processes.is_main else 0
+    return totals[LOSS], totals[CORRECT], images
+
+
 def add_batch(state: EpochState, losses: torch.Tensor, correct: torch.Tensor) -> None:
     """Add a batch's losses, float32 [B], and hits, bool [B], to the running sums."""
     sums = state.sums
@@ -84,7 +104,11 @@ class _Copy(NamedTuple):
 class Meter:
     """Reports progress at most four times a second, without ever waiting for a GPU."""
 
-    def __init__(self, emit: Emit, phase: str, steps: int, state: EpochState) -> None:
+    def __init__(
+        self, emit: Emit, phase: str, steps: int, state: EpochState, checks: bool = False
+    ) -> None:
+        """`checks`: raise NonFiniteLoss as soon as it is seen."""
+        self._checks = checks
         self._emit, self._phase, self._epoch, self._steps = emit, phase, state.epoch, steps
         self._first_step, self._first_image = state.step, state.images
         self._began = time.perf_counter()
@@ -94,7 +118,7 @@ class Meter:
     def tick(self, state: EpochState) -> None:
         """Ask for the sums when a report is due; emit those that have arrived.
 
-        Raises NonFiniteLoss while training.
+        Raises NonFiniteLoss where it checks.
         """
         now = time.perf_counter()
         if self._copy is None:
@@ -107,7 +131,7 @@ class Meter:
 
     def _report(self, copy: _Copy, now: float) -> None:
         sums = copy.sums.tolist()
-        if self._phase == "train":
+        if self._checks:
             _require_finite(sums, copy.step)
         seconds = now - self._began
         done = copy.step - self._first_step

@@ -11,7 +11,7 @@ from engine.records import checkpoint
 from engine.stream.events import Event, TrainingProgress
 from engine.training.history import History
 from engine.training.learner import Learner
-from engine.training.progress import Emit, EpochState
+from engine.training.progress import CORRECT, LOSS, REST, Emit, EpochState
 from engine.training.selection import Selection
 
 
@@ -68,13 +68,16 @@ class TrainingState:
             "training_time": self.elapsed(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict`.
+    def load_state_dict(self, state: dict[str, Any], is_main: bool = True) -> None:
+        """Continue from `state_dict`, as process 0 of the training or as another.
 
         Raises AttributeError, KeyError, TypeError, ValueError or RuntimeError where it is of
         another configuration or version.
         """
         self.position = EpochState(**state["state"])
+        if not is_main:  # process 0 has what all of them have added up
+            self.position.sums[[LOSS, CORRECT, REST]] = 0
+            self.position.images = 0
         self.learner.load_state_dict(state["learner"])
         self.selection.load_state_dict(state["selection"])
         checkpoint.set_random_state(state["random"], self.learner.device)

@@ -160,7 +160,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
 ) -> None:
     """Database, files, snapshots and log are all on that disk."""
     disk = small_disk(700 << 20)
-    process = begin(disk, "--dataset", str(dataset), "--epochs", "500")
+    patient = "experiment.early_stopping_patience=500"
+    process = begin(disk, "--dataset", str(dataset), "--epochs", "500", "--set", patient)
     wait_until(lambda: len(epochs(disk)) >= 2)
     filler = fill(disk, left)
     time.sleep(seconds)  # the fault's duration, not a wait for something
