@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from config import Config, ConfigError, ConfigManager
@@ -168,6 +168,7 @@ def test_labels_of_a_mapping_are_text_as_written(tmp_path: Path) -> None:
 
 
 @given(st.data())
+@settings(deadline=None)
 def test_any_allowed_configuration_survives_storing(data: st.DataObject) -> None:
     overrides: dict[str, Any] = {}
     for key in data.draw(st.sets(st.sampled_from(sorted(RULES)), max_size=12)):
