@@ -36,6 +36,7 @@ from engine.data.inputs import MEAN, STD, normalise, to_float
 from engine.inference import bundle
 from engine.inference.predictor import Predictor, load_model
 from engine.metrics import summary
+from engine.metrics.calibrated import DEFAULT_POINT
 from engine.model.resnet import build_model
 from engine.records import checkpoint
 from engine.records.database import create_run_sync
@@ -118,10 +119,10 @@ def write_bundle(path: Path, backbone: str, size: int) -> nn.Module:
         "epoch": 1,
         "metrics": {"val": summary(scores, labels)},
         "operating_points": {
-            bundle.DEFAULT_POINT: {"threshold": 0.5, "rule": "default_0.5", "part": "val",
+            DEFAULT_POINT: {"threshold": 0.5, "rule": "default_0.5", "part": "val",
                                    "figures": {}}
         },
-        "default_operating_point": bundle.DEFAULT_POINT,
+        "default_operating_point": DEFAULT_POINT,
     }  # fmt: skip
     checkpoint.save(content, path)
     return network

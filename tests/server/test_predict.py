@@ -22,6 +22,7 @@ from engine import load_model
 from engine.data.phantoms import draw, new_build
 from engine.inference import bundle, drift
 from engine.metrics import summary
+from engine.metrics.calibrated import calibrate
 from engine.records import checkpoint
 
 from .conftest import Server, prepare_folder, wait_until
@@ -61,7 +62,6 @@ def write_bundle(path: Path) -> None:
             SIZE, channels=3 if not config.model.grey_input else 1
         ),
         "label_names": ["NORMAL", "PNEUMONIA"],
-        "temperature": None,
         "training_population": {
             "image_figures": drift.statistics([drift.figures_of(image) for image in images])
         },
@@ -72,9 +72,9 @@ def write_bundle(path: Path) -> None:
     network = build_model(
         Model("resnet18", "none", grey_input=config.model.grey_input), dropout_rate=0.0
     )
-    content = bundle.of_epoch(
-        common, network.state_dict(), 1, summary(scores, labels), scores, labels
-    )
+    found = calibrate(scores, labels, "specificity>=0.90")
+    figures = summary(scores, labels, found.threshold)
+    content = bundle.of_epoch(common, network.state_dict(), 1, figures, found)
     checkpoint.save(content, path)
 
 

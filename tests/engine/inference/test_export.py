@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from engine.inference import bundle
 from engine.inference.export import METADATA, export_model, scores_of_file
 from engine.inference.predictor import Predictor
 from engine.metrics import summary
+from engine.metrics.calibrated import calibrate
 from engine.model.resnet import build_model
 
 SIZE = 32
@@ -39,14 +41,14 @@ def content() -> dict[str, Any]:
         "architecture": bundle.architecture(config.to_dict()),
         "preprocessing": bundle.preprocessing(SIZE),
         "label_names": ["NORMAL", "PNEUMONIA"],
-        "temperature": 1.7,
         "training_population": {},
         "data_fingerprint": "f",
         "config": config.to_dict(),
         "versions": {},
     }
-    figures = summary(scores, labels)
-    return bundle.of_epoch(common, network.state_dict(), 1, figures, scores, labels)
+    found = dataclasses.replace(calibrate(scores, labels, "youden"), temperature=1.7)
+    figures = summary(scores, labels, found.threshold)
+    return bundle.of_epoch(common, network.state_dict(), 1, figures, found)
 
 
 @pytest.fixture
