@@ -67,18 +67,28 @@ class RecordedRun(Run):
     ) -> EvalFigures:
         """As in a run."""
         found = super().evaluate(loader, steps, epoch, phase, model)
-        if loader is self.loaders.val:
+        if loader is self.loaders.val and not found.stopped:
             began = time.perf_counter()
-            tested, test = found, self.data.split.test
-            if len(test):
-                batches, sizes = evaluation_loader(self.config, self.data, self.runtime, test)
-                tested = super().evaluate(batches, len(sizes), epoch, "test", model)
-            self.epochs = [
-                *getattr(self, "epochs", []),
-                Epoch(found.scores, found.labels, found.loss, tested.scores, tested.labels),
-            ]
+            self.score_test(found, epoch, model)
             self.seconds_of_test += time.perf_counter() - began
         return found
+
+    def score_test(self, validated: EvalFigures, epoch: int, model: nn.Module | None) -> None:
+        """Add to `epochs`."""
+        tested, test = validated, self.data.split.test
+        if len(test):
+            batches, sizes = evaluation_loader(self.config, self.data, self.runtime, test)
+            tested = super().evaluate(batches, len(sizes), epoch, "test", model)
+        self.epochs = [
+            *getattr(self, "epochs", []),
+            Epoch(
+                validated.scores,
+                validated.labels,
+                validated.loss,
+                tested.scores,
+                tested.labels,
+            ),
+        ]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Every epoch's scores, [epochs, N] float32, and the labels [N] of both parts."""

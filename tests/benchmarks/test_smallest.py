@@ -18,6 +18,8 @@ SMALL = {
     "loop_overhead": "--pairs 1 --steps 1 --batch-size 2 --image-size 32 --backbone resnet18",
     "accuracy": "--dataset {dataset} --seeds 1 --epochs 1 --image-size 32 --backbone resnet18 "
     "--rows plain ema --scores {folder}",
+    "time_to_quality": "--dataset {dataset} --image-size 32 --epochs 1 --seeds 1 "
+    "--backbone resnet18 --targets 0.1",
     "selection": "--runs 2 --epochs 4",
     "equal_accuracy": "--dataset {dataset} --seeds 2 --epochs 1 --image-size 32",
     "dicom": "--side 64 --rounds 1",
@@ -28,8 +30,9 @@ SMALL = {
     "predict": "--images 4 --image-size 32 --rounds 1 --backbone resnet18 --no-server",
     "server": "sockets runs upload",
 }
-LONG = ("scaling", "contention", "epoch_vs_peers", "server")
+LONG = ("time_to_quality", "scaling", "contention", "epoch_vs_peers", "server")
 NEEDS = {
+    "time_to_quality": ("lightning", "torchmetrics"),
     "dicom": ("gdcm",),
     "epoch_vs_peers": ("lightning", "torchmetrics", "timm"),
     "server": ("httpx", "websockets"),
