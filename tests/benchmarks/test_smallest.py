@@ -26,11 +26,12 @@ SMALL = {
     "tables": "--share 0.002 --rounds 1",
     "scaling": "--images 40 --image-size 32 --rounds 1",
     "contention": "--images 40 --image-size 32 --epochs 2 --rounds 1",
+    "ddp": "--images 60 --image-size 32 --epochs 2 --rounds 1 --backbone resnet18",
     "epoch_vs_peers": "--images 8 --image-size 32 --batch-size 4 --rounds 1",
     "predict": "--images 4 --image-size 32 --rounds 1 --backbone resnet18 --no-server",
     "server": "sockets runs upload",
 }
-LONG = ("time_to_quality", "scaling", "contention", "epoch_vs_peers", "server")
+LONG = ("time_to_quality", "scaling", "contention", "ddp", "epoch_vs_peers", "server")
 NEEDS = {
     "time_to_quality": ("lightning", "torchmetrics"),
     "dicom": ("gdcm",),
