@@ -101,7 +101,7 @@ def test_a_failure_whose_log_cannot_be_written_is_recorded(
 ) -> None:
     logs = tmp_path / "output" / "logs"
 
-    def lose_the_log(x: torch.Tensor) -> Any:
+    def lose_the_log(x: torch.Tensor, *_: Any) -> Any:
         shutil.rmtree(logs, ignore_errors=True)
         logs.write_text("a file in place of the folder")
         return x.expand(-1, 3, -1, -1) * torch.nan

@@ -7,9 +7,11 @@ import contextlib
 import math
 import os
 import queue
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -32,6 +34,8 @@ from engine.stream.events import (
 )
 
 WAITING = 10_000  # lines and progress events that may wait for a terminal that is held up
+WIDE = 110  # columns from which the bar names its steps, too
+DEFAULT_DATABASE = "output/pneumoscope.db"
 CLOSE_SECONDS = 5.0  # that the last lines have
 HEADER = "epoch   train loss  val loss   recall  specif.   AUROC       lr   seconds"
 
@@ -46,6 +50,7 @@ class ConsoleSink:
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._of: tuple[int, str] = (0, "")
+        self._config: dict[str, Any] = {}  # as the run keeps it
         self._watched = is_watched()
         self._headed = False
         self._waiting: queue.Queue[list[str] | TrainingProgress | None] = queue.Queue(WAITING)
@@ -66,6 +71,10 @@ class ConsoleSink:
         elif not isinstance(event, CheckpointSaved | TrainingFailed):
             # Those are for the log: a failure is raised, and printed where it is caught.
             lines = describe(stamped)
+            if isinstance(event, TrainingStarted):
+                self._config = event.config
+            if isinstance(event, TrainingStopped):
+                lines.append(f"to continue: {resume_command(stamped.run_id, self._config)}")
             if isinstance(event, EpochMetrics) and not self._headed:
                 self._headed = True
                 lines = [HEADER, *lines]
@@ -109,19 +118,28 @@ class ConsoleSink:
             discard_stdout()
 
     def _show(self, event: TrainingProgress) -> None:
+        wide = columns() >= WIDE
+        speed = f"{event.images_per_second:.0f}{' images' if wide else ''}/s"
+        text = f"loss {event.loss:.4f}, {speed}, {_clock(event.eta_seconds)} left"
+        if event.run_eta_seconds is not None:
+            text += f", run {_clock(event.run_eta_seconds)}"
+        steps = "{n_fmt}/{total_fmt} " if wide else ""
+        form = "{desc} {percentage:3.0f}%|{bar}| " + steps + text
         if self._bar is None or self._of != (event.epoch, event.phase):
             self._clear()
             self._of = (event.epoch, event.phase)
+            epochs = self._config.get("experiment", {}).get("epochs")
             self._bar = tqdm(
                 total=event.steps,
-                desc=f"epoch {event.epoch} {event.phase}",
+                initial=event.step,
+                desc=f"epoch {event.epoch}{f' of {epochs}' if epochs else ''} {event.phase}",
                 leave=False,
-                bar_format="{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} {postfix}",
+                dynamic_ncols=True,
+                bar_format=form,
             )
-        left = f"{event.eta_seconds // 60:.0f}:{event.eta_seconds % 60:02.0f}"
-        speed = f"{event.images_per_second:.0f} images/s"
+        self._bar.bar_format = form
         self._bar.n = event.step
-        self._bar.set_postfix_str(f"loss {event.loss:.4f}, {speed}, {left} left")
+        self._bar.refresh()
 
     def _clear(self) -> None:
         if self._bar is not None:
@@ -129,10 +147,32 @@ class ConsoleSink:
             self._bar = None
 
 
-def is_watched() -> bool:
-    """Whether somebody sees a bar: stderr may be a file, closed, or not there at all."""
+def resume_command(run_id: int, config: dict[str, Any]) -> str:
+    """What continues a stopped run, from the folder it was started in."""
+    command = f"python -m engine.train --resume {run_id}"
+    database = config.get("output", {}).get("database", DEFAULT_DATABASE)
+    if Path(database).absolute() != Path(DEFAULT_DATABASE).absolute():
+        command += f" --set {shlex.quote(f'output.database={database}')}"
+    return command
+
+
+def columns() -> int:
+    """Of the terminal that shows the bar; 80 where it does not say."""
     try:
-        return sys.stderr is not None and sys.stderr.isatty()
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        return 80
+
+
+def is_watched() -> bool:
+    """Whether somebody sees a bar: in a notebook, or where stderr is a terminal.
+
+    It may be a file, closed, or not there at all.
+    """
+    try:
+        if sys.stderr is None:
+            return False
+        return sys.stderr.isatty() or "ipykernel" in sys.modules
     except ValueError:  # closed
         return False
 
@@ -242,6 +282,14 @@ def _with_intervals(figures: dict[str, Any]) -> str:
         interval = f" ({_share(low).strip()} to {_share(high).strip()})" if low is not None else ""
         texts.append(f"{name} {_share(value).strip()}{interval}")
     return ", ".join(texts)
+
+
+def _clock(seconds: float) -> str:
+    """`1:05`, from an hour on `2:01:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _share(value: float | None) -> str:

@@ -72,6 +72,59 @@ def test_it_is_quiet_where_nobody_watches_and_shows_a_bar_where_somebody_does() 
     assert "loss 0.2500, 80 images/s, 1:01 left" in shown
 
 
+FULL_BAR = """
+    import asyncio
+    from engine.stream.events import Stamped, TrainingProgress, TrainingStarted, TrainingStopped
+    from engine.stream.sinks.console import ConsoleSink
+
+    async def show():
+        sink = ConsoleSink()
+        await sink.open(1)
+        config = {"experiment": {"epochs": 50}, "output": {"database": "elsewhere/a b.db"}}
+        await sink.handle(Stamped(7, "now", TrainingStarted("a", config, "cpu", {})))
+        progress = TrainingProgress("validate", 12, 500, 1000, 0.25, 1080.0, 61.0, 45296.0)
+        await sink.handle(Stamped(7, "now", progress))
+        await sink.handle(Stamped(7, "now", TrainingStopped(
+            metrics={}, best_epoch=None, total_epochs_run=1, training_time=1.0,
+            early_stopped=False, best_model_path=None, reason="stopped by SIGINT",
+        )))
+        await sink.close()
+    asyncio.run(show())
+"""
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_bar_fits_the_terminal_and_uses_it(columns: int) -> None:
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    shell = command(FULL_BAR)
+    subprocess.run(shell, cwd=ROOT, stdout=theirs, stderr=theirs, check=True, env=environ)
+    os.set_blocking(ours, False)
+    shown = os.read(ours, 20_000).decode()
+    os.close(ours)
+    os.close(theirs)
+    bars = [part for part in shown.replace("\n", "\r").split("\r") if "/s, " in part]
+    assert bars
+    for bar in bars:
+        assert len(bar) <= columns
+        assert bar.startswith("epoch 12 of 50 validate")
+        assert "1:01 left, run 12:34:56" in bar
+    assert columns - 2 <= max(map(len, bars))
+    resume = (
+        "to continue: python -m engine.train --resume 7 --set 'output.database=elsewhere/a b.db'"
+    )
+    assert resume in shown
+
+
+def test_a_notebook_shows_progress_too() -> None:
+    notebook = (
+        "    import sys, types; sys.modules['ipykernel'] = types.ModuleType('ipykernel')" + BAR
+    )
+    done = subprocess.run(command(notebook), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "epoch 1 train" in done.stderr
+
+
 def assert_completed(path: Path, warned: bool) -> None:
     run = get_run_sync(path, 1)
     assert run is not None
