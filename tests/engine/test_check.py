@@ -192,3 +192,13 @@ def test_bars_are_as_tall_as_their_counts_and_names_are_escaped() -> None:
     assert heights[0] == pytest.approx(heights[3] / 2, abs=0.1)
     assert heights[2] == pytest.approx(heights[3] / 4, abs=0.1)
     assert heights[1] == 0
+
+
+def test_open_shows_the_page_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: bool(shown.append(url)))
+    run_check(tmp_path, "--open")
+    assert shown == [(tmp_path / "out" / "set.html").as_uri()]
+    assert "no browser was found" in capsys.readouterr().err
