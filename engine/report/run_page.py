@@ -154,7 +154,8 @@ def _training(facts: Facts) -> list[str]:
                       or facts.result.get("early_stopped") else "")),
         ("selection", facts.result.get("selection", "not recorded")),
         ("threshold", f"{facts.threshold:.4g}, by the rule {point['rule']}, chosen on the part "
-                      f"{point['part']}, before the test part was scored"
+                      f"{point['part']}"
+                      + (", before the test part was scored" if "test" in facts.parts else "")
                       if point["rule"] != "default_0.5" else "0.5, fixed before the training"),
         ("calibration", "none" if facts.bundle.get("temperature") is None
          else f"temperature {facts.bundle['temperature']:.3g}, fitted on the part val"),

@@ -83,10 +83,11 @@ def server(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Iterator[S
     """A server with run 1, which has a model, and run 2, which has none."""
     folder = prepare_folder(tmp_path_factory.mktemp("predict"), images)
     (folder / "tmp").mkdir()
+    write_bundle(folder / "best_model.pt")  # first: what fails here leaves no server behind
     server = Server(folder, TMPDIR=str(folder / "tmp"))
     for _ in range(2):
         server.write_run()
-    write_bundle(server.folder / "output" / "checkpoints" / "run_1" / "best_model.pt")
+    (folder / "best_model.pt").rename(folder / "output/checkpoints/run_1/best_model.pt")
     yield server
     server.end()
     assert not list((folder / "tmp").iterdir())  # no image is left behind
