@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import time
@@ -14,6 +15,7 @@ import pytest
 from starlette.routing import Route
 
 from config import Config
+from engine.process import started_at
 from server.app import ROUTES
 from server.openapi import describe
 
@@ -213,7 +215,8 @@ def test_a_run_is_deleted_with_its_files_once_it_has_ended(server: Server) -> No
 
 
 def test_prometheus_can_read_the_figures(server: Server) -> None:
-    run_id = server.write_run(best_epoch=1)
+    alive = {"pid": os.getpid(), "pid_started_at": started_at(os.getpid())}
+    run_id = server.write_run("in_progress", **alive)
     with_metrics = f"INSERT INTO run_metrics (run_id, epoch, val_auroc) VALUES ({run_id}, 1, 0.75)"
     with sqlite3.connect(server.database) as database:
         database.execute(with_metrics)
@@ -221,10 +224,11 @@ def test_prometheus_can_read_the_figures(server: Server) -> None:
     server.write_event(run_id)
     answer = server.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
-    sample = re.compile(r'^[a-z_]+(\{[a-z_]+="[^"]*"\})? -?[0-9.e+-]+$')
+    label = '[a-z_]+="[^"]*"'
+    sample = re.compile(rf"^[a-z_]+(\{{{label}(,{label})*\}})? -?[0-9.e+-]+$")
     lines = answer.text.splitlines()
     assert all(line.startswith("# ") or sample.match(line) for line in lines), answer.text
-    assert 'pneumoscope_runs{status="completed"} 1' in lines
+    assert 'pneumoscope_runs{status="in_progress"} 1' in lines
     assert f'pneumoscope_val_auroc{{run_id="{run_id}"}} 0.75' in lines
     assert "pneumoscope_events_total 1" in lines
     assert "pneumoscope_sockets 0" in lines
