@@ -180,6 +180,7 @@ class Output:
     allow_network_database: bool = key(
         False, "bool", "accept a database on NFS, Lustre and the like, used by one machine alone"
     )
+    tensorboard: bool = key(False, "bool", "write the figures of each epoch for TensorBoard, too")
     keep_snapshots: bool = key(
         False, "bool", "keep last.pt and previous.pt of a completed run, which nothing resumes"
     )

@@ -36,6 +36,7 @@ from engine.stream.queue import EventQueue, Sink
 from engine.stream.sinks.console import ConsoleSink, preparation_bar
 from engine.stream.sinks.database import DatabaseSink
 from engine.stream.sinks.files import FilesSink
+from engine.stream.sinks.tensorboard import TensorBoardSink, require_tensorboard
 from engine.stream.system import SystemSampler
 
 
@@ -102,6 +103,8 @@ class CentralizedTrainer:
         output = self.config.output
         database, results_dir = Path(output.database), Path(output.results_dir)
         check_local(database, output.allow_network_database)
+        if output.tensorboard:
+            require_tensorboard()
         if database.exists():
             spool.replay(database, results_dir)
         begun: list[tuple[Claim, nn.Module | None]] = []
@@ -115,6 +118,8 @@ class CentralizedTrainer:
             records,
             ConsoleSink(),
         ]
+        if output.tensorboard:
+            sinks.append(TensorBoardSink(results_dir))
         run = None
         folder = Path(output.checkpoint_dir)
         with EventQueue(sinks, self.run_id) as events, SystemSampler(events.emit, folder) as system:
