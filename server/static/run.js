@@ -103,9 +103,12 @@ export async function runView(main, id) {
   const drawBanners = () => put(notes, banners(run, warnings));
 
   function drawFigures() {
-    const row = metrics.find((one) => one.epoch === best) ?? metrics.at(-1);
+    // Of an ended run the figures of its result, at the model's own threshold, as the headline has them.
+    const ended = LIVE.includes(run.status) ? null : run.result?.validation;
+    const row = ended ? Object.fromEntries(FIGURES.map((key) => [key, ended[key.slice(4)]])) : metrics.find((one) => one.epoch === best) ?? metrics.at(-1);
+    const cut = ended?.threshold ?? 0.5; // an epoch's figures know no other threshold
     const word = best ? `kept epoch ${best}` : "last epoch";
-    const at = (key) => (key === "val_auroc" ? word : `${word}, at 0.5`); // an epoch's figures know no other threshold
+    const at = (key) => (key === "val_auroc" ? word : `${word}, at ${plain(cut)}`);
     put(tiles, row ? FIGURES.map((key) => h("div", { class: "tile" }, h("span", { class: "soft small" }, term(key)), h("b", {}, key === "val_auroc" ? (row[key]?.toFixed(3) ?? "–") : percent(row[key])),
       h("span", { class: "soft small" }, at(key)))) : null);
     drawCharts();
