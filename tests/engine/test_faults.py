@@ -101,7 +101,7 @@ def test_a_killed_loader_is_a_failure_that_can_be_resumed(dataset: Path, tmp_pat
     assert len(loaders) >= 2
     for loader in loaders:
         loader.kill()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 1, output
     assert "Traceback" not in output
     ((status, error),) = query(tmp_path, "SELECT status, error FROM run")
@@ -114,7 +114,7 @@ def test_a_killed_loader_is_a_failure_that_can_be_resumed(dataset: Path, tmp_pat
     again = start(tmp_path, words)
     wait_until(lambda: len(epochs(tmp_path)) > seen)
     again.terminate()
-    again.communicate(timeout=60)
+    again.communicate(timeout=180)
     found = epochs(tmp_path)
     assert found == list(range(1, len(found) + 1))
 
@@ -127,7 +127,7 @@ def test_images_that_vanish_after_the_preparation_are_not_missed(
     process = begin(tmp_path, "--dataset", "images.zip", "--epochs", "6")
     wait_until(lambda: epochs(tmp_path))
     images.write_bytes(b"\0" * 1000)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert epochs(tmp_path) == [1, 2, 3, 4, 5, 6]
 
@@ -170,7 +170,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     filler.unlink()
     wait_until(lambda: len(epochs(disk)) > seen + 1)
     process.terminate()
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert epochs(disk) == list(range(1, len(epochs(disk)) + 1))
     text = "SELECT json_extract(payload, '$.code') FROM event WHERE event = 'warning'"

@@ -31,7 +31,7 @@ SMALL = [
     *("--set", "output.keep_snapshots=true"),
 ]
 # A kill between the taking of a number and the run's row leaves the number taken.
-OWN = {"training_time", "epoch_seconds", "best_model_path", "run_id", "run_uid"}
+OWN = {"training_time", "epoch_seconds", "best_model_path", "run_id", "run_uid", "conclusion"}
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:

@@ -185,7 +185,7 @@ def test_a_signal_saves_and_the_run_is_resumed(
 
 def stop(process: subprocess.Popen[str], number: signal.Signals) -> None:
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert "Traceback" not in output
 
@@ -229,11 +229,11 @@ def test_a_stopped_demo_is_resumed(tmp_path: Path) -> None:
     process = start(["--demo", "--epochs", "300"], tmp_path)
     wait_for_epoch(process, tmp_path)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     before = epochs_recorded(tmp_path)
     resumed = start(["--resume", "1"], tmp_path)
     wait_for_epoch(resumed, tmp_path, before)
     resumed.send_signal(signal.SIGINT)
-    output, _ = resumed.communicate(timeout=60)
+    output, _ = resumed.communicate(timeout=180)
     assert resumed.returncode == 0, output

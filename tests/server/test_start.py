@@ -104,14 +104,17 @@ def test_ctrl_c_ends_the_server_quietly(tmp_path: Path) -> None:
     assert process.stdout is not None
     address = process.stdout.readline().split()[1]
 
+    refused: list[OSError] = []
+
     def answers() -> bool:
         try:
-            with urllib.request.urlopen(f"{address}/healthz", timeout=5):
+            with urllib.request.urlopen(f"{address}/healthz", timeout=60):
                 return True
-        except OSError:
+        except OSError as error:
+            refused.append(error)
             return False
 
-    wait_until(answers)
+    wait_until(answers, state=lambda: refused[-1:])
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
