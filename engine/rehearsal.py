@@ -49,7 +49,7 @@ def rehearse(data: Prepared, config: Config) -> dict[str, Any]:
 
 
 def largest_batch(fits: Callable[[int], bool], start: int, most: int = LARGEST) -> int | None:
-    """The largest power-of-two multiple or fraction of `start` up to `most` that `fits`.
+    """The largest size of `start` doubled or halved again and again, up to `most`, that `fits`.
 
     None where not even one image does.
     """

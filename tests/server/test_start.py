@@ -107,6 +107,7 @@ def test_ctrl_c_ends_the_server_quietly(tmp_path: Path) -> None:
     refused: list[OSError] = []
 
     def answers() -> bool:
+        assert process.poll() is None, (process.returncode, process.communicate())
         try:
             with urllib.request.urlopen(f"{address}/healthz", timeout=60):
                 return True
