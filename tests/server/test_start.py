@@ -105,11 +105,13 @@ def test_ctrl_c_ends_the_server_quietly(tmp_path: Path) -> None:
     address = process.stdout.readline().split()[1]
 
     refused: list[OSError] = []
+    # The default opener is made once in a process, with the proxies of that moment.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def answers() -> bool:
         assert process.poll() is None, (process.returncode, process.communicate())
         try:
-            with urllib.request.urlopen(f"{address}/healthz", timeout=60):
+            with opener.open(f"{address}/healthz", timeout=60):
                 return True
         except OSError as error:
             refused.append(error)
